@@ -1,0 +1,36 @@
+"""What a bundle holds, as Python objects: the writer takes it, the reader returns it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from fieldkit.bundle.manifest import Manifest
+from fieldkit.bundle.pixels import Pixels
+from fieldkit.bundle.recipe import Recipe
+from fieldkit.bundle.samples import Samples
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """The distilled set, the recipes that train on it, and what is said about them.
+
+    images: the distilled images as stored (quantised); ``images.decode()`` gives float32 native counts.
+    labels: float16 [n, k] soft labels.
+    probe: a few real labelled samples that were kept out of the distillation, or None.
+    card: evidence measured at HQ, JSON.
+    digest: SHA-256 of the payload, hex; empty for a bundle that was not yet written.
+    """
+
+    manifest: Manifest
+    images: Pixels
+    labels: Any
+    recipes: Mapping[str, Recipe]
+    probe: Samples | None = None
+    card: Mapping[str, Any] = field(default_factory=dict)
+    digest: str = ""
+
+    def training_set(self) -> Samples:
+        """What a device trains on: float32 native counts and float32 soft labels."""
+        return Samples(self.images.decode(), self.labels.astype("float32"))

@@ -1,0 +1,205 @@
+"""One model architecture with its programs, initial weights, schedule and augmentation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+GENERATOR = "philox-1"
+SCHEDULES = ("constant", "cosine", "listed")
+LAWS = ("constant", "uniform", "normal")
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A parameter or a state of a train program, and the law that its first values follow.
+
+    law: ("constant", value), ("uniform", bound) for U(-bound, bound), or ("normal", standard deviation).
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    law: tuple[str, float]
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"name": self.name, "shape": list(self.shape), "law": list(self.law)}
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Tensor:
+        law, value = document["law"]
+        return cls(str(document["name"]), tuple(int(n) for n in document["shape"]), (str(law), float(value)))
+
+
+@dataclass(frozen=True)
+class Initial:
+    """Where the initial weights come from.
+
+    seed: an int fixes them for everyone ("init fixed"); None lets each training draw its own ("init random").
+    weights: float16, by parameter name; empty when the generator makes them.
+    """
+
+    seed: int | None = None
+    weights: Mapping[str, np.ndarray] = field(default_factory=dict)
+    generator: str = GENERATOR
+
+    @property
+    def fixed(self) -> bool:
+        return self.seed is not None or bool(self.weights)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long to train and at which learning rate.
+
+    kind "constant" | "cosine" use ``rate`` (the peak) after ``warmup`` linear steps;
+    kind "listed" uses ``rates``, one learning rate per step.
+    """
+
+    steps: int
+    batch: int
+    kind: str = "constant"
+    rate: float = 0.0
+    warmup: int = 0
+    rates: tuple[float, ...] = ()
+
+    def learning_rate(self, step: int) -> float:
+        """The learning rate of step ``step``, counted from 0."""
+        if self.kind == "listed":
+            return self.rates[step]
+        if step < self.warmup:
+            return self.rate * (step + 1) / self.warmup
+        if self.kind == "constant":
+            return self.rate
+        done = (step - self.warmup) / max(self.steps - self.warmup, 1)
+        return self.rate * 0.5 * (1.0 + math.cos(math.pi * done))
+
+    def with_steps(self, steps: int) -> Schedule:
+        """The same schedule stretched or squeezed to ``steps`` steps."""
+        if self.kind != "listed":
+            return replace(self, steps=steps, warmup=round(self.warmup * steps / max(self.steps, 1)))
+        places = np.linspace(0.0, self.steps - 1, steps)
+        rates = np.interp(places, np.arange(self.steps), self.rates)
+        return replace(self, steps=steps, rates=tuple(float(rate) for rate in rates))
+
+    def to_json(self) -> dict[str, Any]:
+        document: dict[str, Any] = {"steps": self.steps, "batch": self.batch, "kind": self.kind}
+        if self.kind == "listed":
+            return document | {"rates": list(self.rates)}
+        return document | {"rate": self.rate, "warmup": self.warmup}
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Schedule:
+        return cls(
+            int(document["steps"]),
+            int(document["batch"]),
+            str(document["kind"]),
+            float(document.get("rate", 0.0)),
+            int(document.get("warmup", 0)),
+            tuple(float(rate) for rate in document.get("rates", ())),
+        )
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Strengths of the random changes that a train program makes to each image; 0 turns one off.
+
+    shift: largest translation, as a fraction of height and width.  scale: largest relative zoom (0.2: 1/1.2-1.2).
+    rotate: largest rotation in degrees.  flip: mirror left-right half of the time.
+    brightness: largest offset, contrast: largest relative change, both on normalised pixels.
+    cutout: side of the erased square, as a fraction of the image's side.
+
+    The strengths are constants inside the program; the host only draws the uniforms it reads.
+    """
+
+    shift: float = 0.0
+    scale: float = 0.0
+    rotate: float = 0.0
+    flip: bool = False
+    brightness: float = 0.0
+    contrast: float = 0.0
+    cutout: float = 0.0
+
+    @property
+    def width(self) -> int:
+        """How many uniform randoms one image takes: the A of the program's ``aug`` input (B, A)."""
+        spatial = 2 * (self.shift > 0) + (self.scale > 0) + (self.rotate > 0) + bool(self.flip)
+        return spatial + (self.brightness > 0) + (self.contrast > 0) + 2 * (self.cutout > 0)
+
+    def to_json(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if value}
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Augmentation:
+        return cls(**{str(name): value for name, value in document.items()})
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything a device needs to train and run one architecture.
+
+    architecture: what HQ built, for people: {"name": "convnet", "width": 32, ...}.
+    parameters: trained tensors in the order of the programs; their names carry no prefix here.
+    state: optimiser and other carried tensors, per train program scope.
+    programs: ONNX bytes: "predict", "train/full", ...  ``predict`` has no weights inside (docs/program.md).
+    """
+
+    name: str
+    architecture: Mapping[str, Any]
+    parameters: tuple[Tensor, ...]
+    state: Mapping[str, tuple[Tensor, ...]]
+    programs: Mapping[str, bytes]
+    schedule: Schedule
+    augmentation: Augmentation = Augmentation()
+    initial: Initial = field(default_factory=Initial)
+
+    @property
+    def size(self) -> int:
+        """Number of trained values."""
+        return sum(parameter.size for parameter in self.parameters)
+
+    def with_training(self, schedule: Schedule, initial: Initial) -> Recipe:
+        """The same compiled recipe with another schedule and other initial weights."""
+        return replace(self, schedule=schedule, initial=initial)
+
+    def to_json(self) -> dict[str, Any]:
+        """All but the programs and the stored weights, which are datasets of their own."""
+        return {
+            "architecture": dict(self.architecture),
+            "parameters": [tensor.to_json() for tensor in self.parameters],
+            "state": {scope: [tensor.to_json() for tensor in tensors] for scope, tensors in self.state.items()},
+            "schedule": self.schedule.to_json(),
+            "augmentation": self.augmentation.to_json(),
+            "initial": {"generator": self.initial.generator, "seed": self.initial.seed},
+        }
+
+    @classmethod
+    def from_json(
+        cls,
+        name: str,
+        document: Mapping[str, Any],
+        programs: Mapping[str, bytes],
+        weights: Mapping[str, np.ndarray],
+    ) -> Recipe:
+        initial = document["initial"]
+        seed = initial["seed"]
+        return cls(
+            name=name,
+            architecture=dict(document["architecture"]),
+            parameters=tuple(Tensor.from_json(each) for each in document["parameters"]),
+            state={
+                str(scope): tuple(Tensor.from_json(each) for each in tensors)
+                for scope, tensors in document["state"].items()
+            },
+            programs=dict(programs),
+            schedule=Schedule.from_json(document["schedule"]),
+            augmentation=Augmentation.from_json(document["augmentation"]),
+            initial=Initial(None if seed is None else int(seed), dict(weights), str(initial["generator"])),
+        )
