@@ -1,0 +1,1 @@
+"""Torch losses and prediction heads, one file per task."""

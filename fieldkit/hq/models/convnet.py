@@ -1,0 +1,101 @@
+"""The field's standard ConvNet: blocks of convolution, normalisation, ReLU and pooling, then one linear layer.
+
+Gidaris & Komodakis, "Dynamic few-shot visual learning without forgetting", CVPR 2018, in the form that dataset
+distillation uses (Zhao, Mopuri & Bilen 2021; Zhao & Bilen 2021): ``instance`` is a group normalisation with one group
+per channel and learned scale and offset.  Differs in that the first block pads one-band images by 1, not 3.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import nn
+
+from fieldkit.errors import UsageError
+
+NORMS = ("instance", "group", "none")
+POOLINGS = ("avg", "max", "none")
+GROUPS = 4
+
+
+@dataclass(frozen=True)
+class ConvNetOptions:
+    """Size and kind of a ConvNet.
+
+    depth: number of blocks.  width: channels of every block.
+    norm: "instance" (a group per channel), "group" (four groups) or "none".
+    pooling: "avg", "max" (both 2x2, halving height and width) or "none".
+    """
+
+    depth: int = 3
+    width: int = 128
+    norm: str = "instance"
+    pooling: str = "avg"
+
+    def __post_init__(self) -> None:
+        for name in ("depth", "width"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise UsageError("must be a whole number of at least 1", where=f"convnet {name}", found=value)
+        for name, valid in (("norm", NORMS), ("pooling", POOLINGS)):
+            value = getattr(self, name)
+            if value not in valid:
+                raise UsageError("unknown kind", where=f"convnet {name}", found=value, expected=" or ".join(valid))
+        if self.norm == "group" and self.width % GROUPS:
+            raise UsageError(
+                f"group normalisation needs a multiple of {GROUPS} channels", where="convnet width", found=self.width
+            )
+
+    def check_image(self, input_shape: tuple[int, int, int]) -> None:
+        """Refuse an image that the blocks would shrink to nothing; input_shape is (channels, height, width)."""
+        # Normalising a single value leaves nothing of it, so the last block must still see more than one pixel.
+        smallest = 2**self.depth if self.pooling != "none" else 2 if self.norm == "instance" else 1
+        if min(input_shape[1:]) < smallest:
+            raise UsageError(
+                f"the image is too small for {self.depth} blocks",
+                where="convnet depth",
+                found=f"{input_shape[1]}x{input_shape[2]} pixels",
+                expected=f"at least {smallest}x{smallest}",
+                remedy="choose a smaller depth, pooling 'none', or larger images",
+            )
+
+
+class Block(nn.Module):
+    """Convolution 3x3, normalisation, ReLU, pooling: float32 [n, c, h, w] -> [n, width, h // 2, w // 2]."""
+
+    def __init__(self, channels: int, options: ConvNetOptions) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, options.width, kernel_size=3, padding=1)
+        groups = {"instance": options.width, "group": GROUPS, "none": 0}[options.norm]
+        self.norm = nn.GroupNorm(groups, options.width) if groups else nn.Identity()
+        pools = {"avg": nn.AvgPool2d(2), "max": nn.MaxPool2d(2), "none": nn.Identity()}
+        self.pool = pools[options.pooling]
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return cast(torch.Tensor, self.pool(torch.relu(self.norm(self.conv(images)))))
+
+
+class ConvNet(nn.Module):
+    """Logits float32 [n, k] of normalised images float32 [n, c, h, w]."""
+
+    def __init__(self, options: ConvNetOptions, input_shape: tuple[int, int, int], class_count: int) -> None:
+        super().__init__()
+        options.check_image(input_shape)
+        channels, height, width = input_shape
+        blocks: list[nn.Module] = []
+        for _ in range(options.depth):
+            blocks.append(Block(channels, options))
+            channels = options.width
+            if options.pooling != "none":
+                height, width = height // 2, width // 2
+        self.blocks = nn.Sequential(*blocks)
+        self.head = nn.Linear(channels * height * width, class_count)
+
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        """What the classifier reads: float32 [n, width * h' * w'].  Distribution matching compares these."""
+        return cast(torch.Tensor, self.blocks(images).flatten(1))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return cast(torch.Tensor, self.head(self.features(images)))

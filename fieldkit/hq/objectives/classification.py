@@ -1,0 +1,24 @@
+"""Classification: soft-label cross-entropy for training, softmax for prediction."""
+
+from __future__ import annotations
+
+import torch
+
+# Added to the logit of a class that is off: far below any real logit, far above float32's lowest value.
+OFF = 1e9
+
+
+def loss(logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor, class_mask: torch.Tensor) -> torch.Tensor:
+    """Weighted soft-label cross-entropy sum(w * ce) / sum(w), a float32 scalar.
+
+    logits: float32 [b, k].  targets: float32 [b, k], rows sum to 1 and are 0 where ``class_mask`` is 0.
+    weights: float32 [b], not all zero.  class_mask: float32 [k], 1 for a class in use and 0 for one that is off.
+    """
+    masked = logits + (class_mask - 1.0) * OFF
+    entropy = -(targets * torch.log_softmax(masked, dim=1)).sum(dim=1)
+    return (entropy * weights).sum() / weights.sum()
+
+
+def probabilities(logits: torch.Tensor) -> torch.Tensor:
+    """float32 [n, k] logits -> float32 [n, k] whose rows sum to 1."""
+    return torch.softmax(logits, dim=1)
