@@ -1,0 +1,62 @@
+"""fieldkit: distil a data set at headquarters, train from it in the field.
+
+The public API of the field side, on one page::
+
+    import fieldkit
+
+    bundle = fieldkit.read_bundle("mnist-10.h5")
+    trained = fieldkit.train(bundle, seed=0)
+    fieldkit.save_model("model.onnx", trained, bundle)
+    probabilities = fieldkit.Predictor.open("model.onnx").predict(images)
+
+Names are imported when they are first used, so that ``import fieldkit`` costs nothing and never needs torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fieldkit.bundle.contents import Bundle as Bundle
+    from fieldkit.bundle.reader import parse_bundle as parse_bundle
+    from fieldkit.bundle.reader import read_bundle as read_bundle
+    from fieldkit.bundle.samples import Samples as Samples
+    from fieldkit.errors import FieldkitError as FieldkitError
+    from fieldkit.field.exporting import export as export
+    from fieldkit.field.exporting import save_model as save_model
+    from fieldkit.field.imagery import read_image as read_image
+    from fieldkit.field.prediction import Predictor as Predictor
+    from fieldkit.field.training import Trained as Trained
+    from fieldkit.field.training import Trainer as Trainer
+    from fieldkit.field.training import train as train
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Bundle": "fieldkit.bundle.contents",
+    "FieldkitError": "fieldkit.errors",
+    "Predictor": "fieldkit.field.prediction",
+    "Samples": "fieldkit.bundle.samples",
+    "Trained": "fieldkit.field.training",
+    "Trainer": "fieldkit.field.training",
+    "export": "fieldkit.field.exporting",
+    "parse_bundle": "fieldkit.bundle.reader",
+    "read_bundle": "fieldkit.bundle.reader",
+    "read_image": "fieldkit.field.imagery",
+    "save_model": "fieldkit.field.exporting",
+    "train": "fieldkit.field.training",
+}
+
+__all__ = ["__version__", *_HOMES]
+
+
+def __getattr__(name: str) -> object:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(home), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -7,6 +7,7 @@
     │   ├── DamagedBundle            bytes are missing, changed, or were never a bundle
     │   └── IncompatibleBundle       a sound bundle that this version or this command cannot use
     ├── ProgramError             4   a program breaks the program contract, or a model cannot be compiled to one
+    │   └── Diverged                 a training whose loss is no longer a number
     ├── ResourceError            5   not enough memory, disk or time
     ├── Interrupted              6   stopped by the user; the message says how to resume
     └── DataError                7   the user's data; carries every fault found, not only the first
@@ -89,6 +90,10 @@ class ProgramError(FieldkitError):
     """A program breaks the program contract, or a model cannot be compiled to one."""
 
     exit_code = 4
+
+
+class Diverged(ProgramError):
+    """A training whose loss or weights are no longer finite numbers."""
 
 
 class ResourceError(FieldkitError):

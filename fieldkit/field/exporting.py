@@ -1,0 +1,88 @@
+"""From trained weights to a model file that any ONNX Runtime user can run.
+
+Protobuf messages merge when their bytes are concatenated: repeated fields append.  A recipe's ``predict`` program
+refers to weights that it does not hold; the model is that program followed by ``ModelProto { graph { initializer ... }
+metadata_props ... }``, written here byte for byte.  So a device completes a model without the ``onnx`` package.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from fieldkit import __version__
+from fieldkit.bundle.atomic import write_atomically
+from fieldkit.bundle.contents import Bundle
+from fieldkit.bundle.manifest import Manifest
+from fieldkit.errors import IncompatibleBundle
+from fieldkit.field import program as onnx_format
+from fieldkit.field.protobuf import encode_bytes, encode_number
+from fieldkit.field.training import Trained
+
+CLASSES, BUNDLE, RADIOMETRY = "fieldkit.classes", "fieldkit.bundle", "fieldkit.radiometry"
+RECIPE, SEED, STEPS, VERSION = "fieldkit.recipe", "fieldkit.seed", "fieldkit.steps", "fieldkit.version"
+
+
+def export(trained: Trained, bundle: Bundle) -> bytes:
+    """The complete ONNX model of ``trained``, with all that a user of the file needs to know in its metadata."""
+    predict = trained.recipe.programs.get("predict")
+    if predict is None:
+        raise IncompatibleBundle(
+            "the recipe has no predict program",
+            where=f"recipe {trained.recipe.name}",
+            remedy="build the bundle again with fieldkit build",
+        )
+    return complete_model(predict, trained.weights, describe(trained, bundle.manifest, bundle.digest))
+
+
+def save_model(path: str | Path, trained: Trained, bundle: Bundle) -> None:
+    """Write the complete ONNX model of ``trained`` to ``path``: whole or not at all.
+
+    Raises UsageError or ResourceError where the folder is missing, closed or full.
+    """
+    write_atomically(Path(path), export(trained, bundle))
+
+
+def describe(trained: Trained, manifest: Manifest, digest: str) -> dict[str, str]:
+    """The metadata of a trained model: what its classes and counts mean, and how it came about."""
+    return {
+        CLASSES: json.dumps(list(manifest.classes), ensure_ascii=False),
+        RADIOMETRY: json.dumps(manifest.radiometry.to_json(), ensure_ascii=False),
+        BUNDLE: digest,
+        RECIPE: trained.recipe.name,
+        SEED: str(trained.seed),
+        STEPS: str(trained.steps),
+        VERSION: __version__,
+    }
+
+
+def complete_model(program: bytes, weights: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> bytes:
+    """``program`` with ``weights`` (float32, by parameter name without prefix) inside and ``metadata`` added."""
+    tensors = b"".join(
+        encode_bytes(onnx_format.GRAPH_INITIALIZER, _tensor(f"param.{name}", values))
+        for name, values in weights.items()
+    )
+    entries = b"".join(
+        encode_bytes(
+            onnx_format.MODEL_METADATA,
+            encode_bytes(onnx_format.ENTRY_KEY, key.encode()),
+            encode_bytes(onnx_format.ENTRY_VALUE, value.encode()),
+        )
+        for key, value in metadata.items()
+    )
+    return b"".join((program, encode_bytes(onnx_format.MODEL_GRAPH, tensors), entries))
+
+
+def _tensor(name: str, values: np.ndarray) -> bytes:
+    """A TensorProto of float32 in ONNX's byte order, which is little-endian."""
+    return b"".join(
+        (
+            *(encode_number(onnx_format.TENSOR_DIMS, length) for length in values.shape),
+            encode_number(onnx_format.TENSOR_TYPE, onnx_format.FLOAT),
+            encode_bytes(onnx_format.TENSOR_NAME, name.encode()),
+            encode_bytes(onnx_format.TENSOR_RAW, values.astype("<f4").tobytes()),
+        )
+    )

@@ -1,0 +1,204 @@
+"""The one door to onnxruntime: check a program, open it with the device's limits, bind a training step once.
+
+Nothing else in fieldkit imports onnxruntime.  Its failures leave here as ProgramError or ResourceError.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import numpy as np
+import onnxruntime
+from onnxruntime.capi import onnxruntime_pybind11_state as native
+
+from fieldkit.bundle.recipe import Recipe
+from fieldkit.errors import FieldkitError, ProgramError, ResourceError, UsageError
+from fieldkit.field.program import check_program
+
+FATAL = 4
+# onnxruntime has no common base for its exceptions, and older versions lack some of them.
+_NAMES = (
+    "EPFail",
+    "EngineError",
+    "Fail",
+    "InvalidArgument",
+    "InvalidGraph",
+    "InvalidProtobuf",
+    "ModelLoadCanceled",
+    "ModelLoaded",
+    "ModelRequiresCompilation",
+    "NoModel",
+    "NoSuchFile",
+    "NotFound",
+    "NotImplemented",
+    "RuntimeException",
+)
+_FAILURES: tuple[type[Exception], ...] = tuple(getattr(native, name) for name in _NAMES if hasattr(native, name))
+_OUT_OF_MEMORY = ("bad_alloc", "bad allocation", "failed to allocate memory", "cannot allocate memory")
+
+onnxruntime.set_default_logger_severity(FATAL)
+onnxruntime.disable_telemetry_events()
+
+
+def available_threads() -> int:
+    """How many processors this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def runtime_version() -> str:
+    """The version of onnxruntime in use."""
+    return str(onnxruntime.__version__)
+
+
+def open_session(program: bytes, where: str, threads: int | None = None) -> onnxruntime.InferenceSession:
+    """A session of ``program`` after it was checked against the program contract.
+
+    where: what messages call the program.  threads: None takes every processor this process may use.
+    Raises ProgramError for a program that breaks the contract or that onnxruntime refuses, UsageError for threads < 1.
+    """
+    if threads is not None and threads < 1:
+        raise UsageError("too few threads", where="threads", found=threads, expected="at least 1")
+    check_program(program, where)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or available_threads()
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.use_deterministic_compute = True
+    options.log_severity_level = FATAL
+    with _failures_named(where):
+        return onnxruntime.InferenceSession(program, sess_options=options, providers=["CPUExecutionProvider"])
+
+
+class Stepper:
+    """A train program with all its tensors bound once, so that a step moves no parameters and makes no arrays.
+
+    Parameters and states live in two sets of buffers.  A step reads one set and writes the other; the next step goes
+    the opposite way.  What the host feeds (``feeds``) are numpy arrays that onnxruntime reads in place: fill them, call
+    ``step``.
+
+    feeds: images, targets, weights, class_mask, lr, step, aug, as far as the program asks for them.
+    """
+
+    def __init__(self, recipe: Recipe, scope: str, threads: int | None = None) -> None:
+        program = recipe.programs.get(f"train/{scope}")
+        if program is None:
+            known = [name.partition("/")[2] for name in recipe.programs if name.startswith("train/")]
+            raise UsageError(
+                "no train program of this scope", where=recipe.name, found=scope, expected=", ".join(known)
+            )
+        self.where = f"recipe {recipe.name}, program train/{scope}"
+        self.session = open_session(program, self.where, threads)
+        tensors = [(f"param.{each.name}", each.shape) for each in recipe.parameters]
+        tensors += [(f"state.{each.name}", each.shape) for each in recipe.state[scope]]
+        self._check_interface(tensors)
+        self._sets = [{name: np.zeros(shape, np.float32) for name, shape in tensors} for _ in range(2)]
+        self._losses = [np.zeros((), np.float32) for _ in range(2)]
+        self.feeds = {
+            each.name: np.zeros(each.shape, np.float32)
+            for each in self.session.get_inputs()
+            if each.name not in self._sets[0]
+        }
+        self._current = 0
+        with _failures_named(self.where):
+            self._bindings = self._bind()
+
+    def step(self) -> float:
+        """Run one step on what ``feeds`` holds and return its loss."""
+        try:
+            self.session.run_with_iobinding(self._bindings[self._current])
+        except _FAILURES as error:
+            raise _named(error, self.where) from error
+        loss = float(self._losses[self._current])
+        self._current = 1 - self._current
+        return loss
+
+    def load(self, tensors: Mapping[str, np.ndarray]) -> None:
+        """Overwrite the current parameters and states, by their names with prefix (``param.``, ``state.``)."""
+        for name, buffer in self._sets[self._current].items():
+            buffer[...] = tensors[name]
+
+    def tensors(self) -> dict[str, np.ndarray]:
+        """Copies of the current parameters and states, by their names with prefix."""
+        return {name: buffer.copy() for name, buffer in self._sets[self._current].items()}
+
+    def _bind(self) -> list[onnxruntime.IOBinding]:
+        wrap = onnxruntime.OrtValue.ortvalue_from_numpy
+        values = [{name: wrap(buffer) for name, buffer in each.items()} for each in self._sets]
+        losses = [wrap(each) for each in self._losses]
+        feeds = {name: wrap(buffer) for name, buffer in self.feeds.items()}
+        bindings = []
+        for source, target in ((0, 1), (1, 0)):
+            binding = self.session.io_binding()
+            for name, value in (values[source] | feeds).items():
+                binding.bind_ortvalue_input(name, value)
+            for name, value in values[target].items():
+                binding.bind_ortvalue_output(f"new.{name}", value)
+            binding.bind_ortvalue_output("loss", losses[source])
+            bindings.append(binding)
+        return bindings
+
+    def _check_interface(self, tensors: list[tuple[str, tuple[int, ...]]]) -> None:
+        """The program's inputs and outputs are those of the contract, float32 and of static shape."""
+        faults = []
+        inputs = {each.name: each for each in self.session.get_inputs()}
+        outputs = {each.name: each for each in self.session.get_outputs()}
+        faults += [f"input {name} {shape}" for name, shape in tensors if not _is_float(inputs.get(name), shape)]
+        faults += [
+            f"output new.{name} {shape}" for name, shape in tensors if not _is_float(outputs.get(f"new.{name}"), shape)
+        ]
+        faults += [f"input {name}" for name in ("images", "targets", "weights", "lr") if name not in inputs]
+        faults += [f"static shape of {name}" for name, each in inputs.items() if not _is_float(each, None)]
+        if not _is_float(outputs.get("loss"), ()):
+            faults.append("output loss ()")
+        if faults:
+            raise ProgramError(
+                "a train program breaks the contract",
+                where=self.where,
+                found="it lacks " + ", ".join(faults),
+                expected="what docs/program.md lists, in float32",
+                remedy="build the bundle again with fieldkit build",
+            )
+
+
+def _is_float(node: onnxruntime.NodeArg | None, shape: tuple[int, ...] | None) -> bool:
+    """Whether a program's input or output is float32 of ``shape`` (None: of any shape without symbols)."""
+    if node is None or node.type != "tensor(float)":
+        return False
+    if shape is None:
+        return all(isinstance(length, int) for length in node.shape)
+    return tuple(node.shape) == shape
+
+
+@contextmanager
+def _failures_named(where: str) -> Iterator[None]:
+    """Turn onnxruntime's exceptions into fieldkit's."""
+    try:
+        yield
+    except _FAILURES as error:
+        raise _named(error, where) from error
+
+
+def _named(error: Exception, where: str) -> FieldkitError:
+    reason = str(error)
+    if any(sign in reason.lower() for sign in _OUT_OF_MEMORY):
+        return ResourceError(
+            "not enough memory", where=where, remedy="free memory, or choose a smaller recipe or batch"
+        )
+    return ProgramError(
+        "onnxruntime cannot run this program",
+        where=where,
+        found=reason.splitlines()[0][:300] if reason else type(error).__name__,
+        expected=f"a program that onnxruntime {runtime_version()} runs",
+        remedy="install a newer onnxruntime, or build the bundle again with fieldkit build",
+    )
+
+
+def run_session(session: onnxruntime.InferenceSession, feeds: Mapping[str, np.ndarray], where: str) -> list[np.ndarray]:
+    """Every output of ``session`` for these inputs."""
+    with _failures_named(where):
+        return list(session.run(None, dict(feeds)))
