@@ -21,6 +21,7 @@ class Bundle:
     probe: a few real labelled samples that were kept out of the distillation, or None.
     card: evidence measured at HQ, JSON.
     digest: SHA-256 of the payload, hex; empty for a bundle that was not yet written.
+    serial: grows with each issue of a bundle of this name.
     """
 
     manifest: Manifest
@@ -30,6 +31,7 @@ class Bundle:
     probe: Samples | None = None
     card: Mapping[str, Any] = field(default_factory=dict)
     digest: str = ""
+    serial: int = 0
 
     def training_set(self) -> Samples:
         """What a device trains on: float32 native counts and float32 soft labels."""

@@ -6,11 +6,30 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from fieldkit.bundle.documents import Each
+from fieldkit.bundle.radiometry import FORM as RADIOMETRY_FORM
 from fieldkit.bundle.radiometry import Radiometry
 
 FORMAT = "fieldkit-bundle"
 FORMAT_VERSION = 1
+# The oldest fieldkit that can use what this one writes, and this one.
 MIN_RUNTIME = "0.1"
+RUNTIME = "0.1.0"
+
+TASKS = ("classification",)
+EXPECTATION_FORM = {"mean": float, "std": float, "low": float, "high": float, "seeds": int, "samples": int}
+FORM = {
+    "name": str,
+    "task": str,
+    "classes": [str],
+    "input_shape": (int, int, int),
+    "radiometry": RADIOMETRY_FORM,
+    "method": dict,
+    "recipes": [str],
+    "provenance": dict,
+    "licence": str,
+    "expectations": Each(Each(EXPECTATION_FORM)),
+}
 
 
 @dataclass(frozen=True)
@@ -33,11 +52,8 @@ class Expectation:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Expectation:
-        return cls(
-            *(float(document[name]) for name in ("mean", "std", "low", "high")),
-            int(document["seeds"]),
-            int(document["samples"]),
-        )
+        mean, std, low, high = (float(document[name]) for name in ("mean", "std", "low", "high"))
+        return cls(mean, std, low, high, int(document["seeds"]), int(document["samples"]))
 
 
 @dataclass(frozen=True)

@@ -47,4 +47,5 @@ class Pixels:
 
     def decode(self) -> np.ndarray:
         """float32 [n, c, h, w] in native counts."""
-        return self.codes.astype(np.float32) * self.scale[:, None, None] + self.offset[:, None, None]
+        decoded: np.ndarray = self.codes.astype(np.float32) * self.scale[:, None, None] + self.offset[:, None, None]
+        return decoded

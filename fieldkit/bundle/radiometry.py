@@ -11,7 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from fieldkit.bundle.documents import Word
+
 PIXEL_DTYPES = ("uint8", "uint16")
+FORM = {"bands": [str], "dtype": Word(*PIXEL_DTYPES), "mean": [float], "std": [float]}
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,40 @@ from typing import Any
 
 import numpy as np
 
+from fieldkit.bundle.documents import Each, OneOf, Word
+
 GENERATOR = "philox-1"
 SCHEDULES = ("constant", "cosine", "listed")
 LAWS = ("constant", "uniform", "normal")
+SCOPES = ("full", "head", "norm-bias")
+
+# The forms of the documents that ``to_json`` below writes.
+TENSOR_FORM = {"name": str, "shape": [int], "law": (Word(*LAWS), float)}
+SCHEDULE_FORM = {
+    "steps": int,
+    "batch": int,
+    "kind": Word(*SCHEDULES),
+    "rate?": float,
+    "warmup?": int,
+    "rates?": [float],
+}
+AUGMENTATION_FORM = {
+    "shift?": float,
+    "scale?": float,
+    "rotate?": float,
+    "flip?": bool,
+    "brightness?": float,
+    "contrast?": float,
+    "cutout?": float,
+}
+FORM = {
+    "architecture": dict,
+    "parameters": [TENSOR_FORM],
+    "state": Each([TENSOR_FORM]),
+    "schedule": SCHEDULE_FORM,
+    "augmentation": AUGMENTATION_FORM,
+    "initial": {"generator": str, "seed": OneOf(int, None)},
+}
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,85 @@
+"""Files that are either wholly written or not touched: temporary file, flush, fsync, rename, fsync of the folder."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+from contextlib import suppress
+from pathlib import Path
+
+from fieldkit.errors import FieldkitError, ResourceError, UsageError
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENAMETOOLONG, errno.ENOTDIR}
+
+
+def write_atomically(path: str | Path, data: bytes) -> None:
+    """Write ``data`` to ``path``; whatever stood there before stays whole until the new file is.
+
+    A link is followed; an existing file's permissions are kept.  Raises UsageError if the folder is missing or may not
+    be written to, ResourceError if the disk is full; the temporary file is removed in either case.
+    """
+    target = check_writable(path)
+    # In the same folder, since a rename is only atomic within one file system.
+    part = target.parent / f".fieldkit-{secrets.token_hex(8)}.part"
+    try:
+        _write_through(part, data, target.stat().st_mode if target.exists() else None)
+        os.replace(part, target)
+        _sync_folder(target.parent)
+    except OSError as error:
+        raise _explained(error, path) from error
+    finally:
+        with suppress(OSError):
+            part.unlink()
+
+
+def check_writable(path: str | Path) -> Path:
+    """The real place that ``path`` names, links followed.  Raises UsageError if no file can be written there.
+
+    A command that works for long calls this before it starts.
+    """
+    target = Path(os.path.realpath(path))
+    if not target.parent.is_dir():
+        raise UsageError(
+            "cannot write there: its folder does not exist", where=path, remedy=f"make it: mkdir -p {target.parent}"
+        )
+    if target.exists() and not target.is_file():
+        found = "a folder" if target.is_dir() else "a device or pipe"
+        raise UsageError("cannot write there", where=path, found=found, expected="the name of a file")
+    if not os.access(target.parent, os.W_OK | os.X_OK):
+        raise UsageError("cannot write there: its folder is read-only for you", where=path, remedy="choose another")
+    return target
+
+
+def _write_through(part: Path, data: bytes, mode: int | None) -> None:
+    """Write ``data`` to the new file ``part`` and on to the disk."""
+    with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666), "wb") as file:
+        if mode is not None:
+            os.fchmod(file.fileno(), mode & 0o777)
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the rename itself durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some network file systems cannot sync a folder; the file's own bytes are safe by now.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _explained(error: OSError, path: str | Path) -> FieldkitError:
+    if error.errno in _FULL:
+        return ResourceError(
+            "no space left to write the file", where=path, remedy="free some space, or write elsewhere"
+        )
+    if error.errno in _REFUSED:
+        return UsageError(f"cannot write there: {error.strerror}", where=path, remedy="choose another place")
+    return ResourceError(f"writing failed: {error.strerror}", where=path, remedy="check the disk, or write elsewhere")

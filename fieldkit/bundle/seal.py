@@ -1,0 +1,187 @@
+"""The user block: what is decided on bytes before any parser of HDF5 sees them.
+
+    offset     bytes
+    0          16      magic, ``fieldkit-bundle`` and a newline
+    16         <=2032  the statement: canonical JSON and a newline, then zeros
+    2048       2048    signatures; all zeros in a bundle that is not signed
+    4096       ...     the payload: HDF5
+
+The statement says how long the payload is and what its SHA-256 is, so that a file is checked as a whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from fieldkit.bundle import documents
+from fieldkit.bundle.manifest import FORMAT, FORMAT_VERSION, MIN_RUNTIME, RUNTIME
+from fieldkit.errors import DamagedBundle, IncompatibleBundle, UsageError
+
+MAGIC = b"fieldkit-bundle\n"
+STATEMENT_AT = len(MAGIC)
+SIGNATURES_AT = 2048
+USER_BLOCK = 4096
+MAX_NAME = 100
+MAX_SERIAL = 2**63 - 1
+
+_HDF5 = b"\x89HDF\r\n\x1a\n"
+_VERSION = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6}){0,3}", re.ASCII)
+_FORM = {
+    "format": str,
+    "version": int,
+    "name": str,
+    "serial": int,
+    "min_runtime": str,
+    "payload_length": int,
+    "payload_sha256": str,
+}
+
+
+@dataclass(frozen=True)
+class Statement:
+    """What the user block says about the payload.
+
+    serial: grows with each issue of a bundle of this name.
+    min_runtime: the oldest fieldkit that can use the bundle.
+    payload_sha256: lower-case hex, over the bytes from offset 4096 to the end of the file.
+    """
+
+    name: str
+    payload_length: int
+    payload_sha256: str
+    serial: int = 0
+    min_runtime: str = MIN_RUNTIME
+
+    def encode(self) -> bytes:
+        """The statement's canonical JSON, without the newline: the bytes that a signature covers."""
+        return documents.encode({"format": FORMAT, "version": FORMAT_VERSION, **vars(self)})
+
+
+def seal(name: str, payload: bytes, serial: int = 0) -> bytes:
+    """The user block (4096 bytes) that stands before ``payload``.  Raises UsageError for a name that does not fit."""
+    if not name_fits(name):
+        raise UsageError(
+            "not a name for a bundle", found=repr(name), expected=f"1 to {MAX_NAME} printable characters", where="name"
+        )
+    if not 0 <= serial <= MAX_SERIAL:
+        raise UsageError("not a serial number", where="serial", found=serial, expected=f"0 to {MAX_SERIAL}")
+    statement = Statement(name, len(payload), hashlib.sha256(payload).hexdigest(), serial)
+    head = MAGIC + statement.encode() + b"\n"
+    return head.ljust(USER_BLOCK, b"\0")
+
+
+def open_seal(data: bytes, where: object) -> Statement:
+    """Check a bundle's bytes against its own statement and return that.
+
+    Raises DamagedBundle if any byte differs from what was written, IncompatibleBundle if the bundle is sound but of
+    another version.  HDF5 is not involved.
+    """
+    _check_magic(data, where)
+    document = _statement(data, where)
+    _check_versions(document, where)
+    found = list(documents.faults(document, _FORM, "statement"))
+    if found:
+        raise DamagedBundle("; ".join(found), where=where)
+    statement = Statement(
+        document["name"],
+        document["payload_length"],
+        document["payload_sha256"],
+        document["serial"],
+        document["min_runtime"],
+    )
+    _check_fields(statement, where)
+    if any(data[SIGNATURES_AT:USER_BLOCK]):
+        raise DamagedBundle("bytes where signatures stand, in a bundle that names no key", where=where)
+    _check_payload(memoryview(data)[USER_BLOCK:], statement, where)
+    return statement
+
+
+def name_fits(name: str) -> bool:
+    """True for a name that the statement can hold."""
+    return 1 <= len(name) <= MAX_NAME and name.isprintable()
+
+
+def _check_magic(data: bytes, where: object) -> None:
+    if len(data) < USER_BLOCK and MAGIC.startswith(data[: len(MAGIC)]):
+        raise DamagedBundle(
+            "the file is cut short", where=where, found=f"{len(data)} bytes", expected="a whole bundle", remedy=_AGAIN
+        )
+    if data.startswith(MAGIC):
+        return
+    if any(data.startswith(_HDF5, place) for place in (0, 512, 1024, 2048, 4096)):
+        raise DamagedBundle("an HDF5 file, but not a fieldkit bundle", where=where, remedy="make one: fieldkit build")
+    raise DamagedBundle("not a fieldkit bundle", where=where, found=repr(data[:16]), expected=repr(MAGIC))
+
+
+def _statement(data: bytes, where: object) -> dict[str, Any]:
+    """The statement as a JSON object; its bytes must be the canonical ones."""
+    line, newline, rest = data[STATEMENT_AT:SIGNATURES_AT].partition(b"\n")
+    if not newline or any(rest):
+        raise DamagedBundle("the statement does not end as it should", where=where, remedy=_AGAIN)
+    document = documents.decode(line, f"{where}: statement")
+    if line != documents.encode(document):
+        raise DamagedBundle("the statement is not canonical JSON", where=where, remedy=_AGAIN)
+    return document
+
+
+def _check_versions(document: dict[str, Any], where: object) -> None:
+    """Versions come before the rest: a later version may say things that this one cannot judge."""
+    if document.get("format") != FORMAT:
+        raise DamagedBundle("another format", where=where, found=document.get("format"), expected=FORMAT)
+    if document.get("version") != FORMAT_VERSION:
+        raise IncompatibleBundle(
+            "another version of the bundle format",
+            where=where,
+            found=document.get("version"),
+            expected=FORMAT_VERSION,
+            remedy="use the fieldkit that wrote it, or build it again",
+        )
+    oldest = document.get("min_runtime")
+    if not isinstance(oldest, str) or not _VERSION.fullmatch(oldest):
+        raise DamagedBundle("min_runtime is not a version", where=where, found=oldest, expected=f"such as {RUNTIME}")
+    if _ordered(oldest) > _ordered(RUNTIME):
+        raise IncompatibleBundle(
+            "the bundle needs a newer fieldkit",
+            where=where,
+            found=RUNTIME,
+            expected=f"{oldest} or newer",
+            remedy="upgrade fieldkit on this machine",
+        )
+
+
+def _ordered(version: str) -> tuple[int, ...]:
+    numbers = [int(number) for number in version.split(".")]
+    return tuple(numbers + [0] * (4 - len(numbers)))
+
+
+def _check_fields(statement: Statement, where: object) -> None:
+    if not name_fits(statement.name):
+        raise DamagedBundle("the statement's name does not fit", where=where, found=repr(statement.name))
+    if not 0 <= statement.serial <= MAX_SERIAL:
+        raise DamagedBundle("the serial number does not fit", where=where, found=statement.serial)
+
+
+def _check_payload(payload: memoryview, statement: Statement, where: object) -> None:
+    if len(payload) != statement.payload_length:
+        raise DamagedBundle(
+            "the payload is too short or too long",
+            where=where,
+            found=f"{len(payload)} bytes",
+            expected=f"{statement.payload_length} bytes",
+            remedy=_AGAIN,
+        )
+    digest = hashlib.sha256(payload).hexdigest()
+    if digest != statement.payload_sha256:
+        raise DamagedBundle(
+            "the payload was changed after it was written",
+            where=where,
+            found=f"SHA-256 {digest}",
+            expected=statement.payload_sha256,
+            remedy=_AGAIN,
+        )
+
+
+_AGAIN = "copy or download the bundle again"
