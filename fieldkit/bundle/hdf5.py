@@ -34,7 +34,7 @@ _TYPES = {
 }
 _FILTERS = {h5z.FILTER_DEFLATE: "gzip", h5z.FILTER_SHUFFLE: "shuffle", h5z.FILTER_FLETCHER32: "fletcher32"}
 # Below this many bytes a chunk's own bookkeeping outweighs what gzip saves.
-_COMPACT = 256
+_COMPACT = 512
 _CHUNK = 16 * layout.MIB
 _GZIP_LEVEL = 9
 

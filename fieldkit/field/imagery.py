@@ -8,6 +8,7 @@ band that hides nothing is dropped; the orientation that a camera wrote into the
 from __future__ import annotations
 
 import io
+import logging
 import struct
 import warnings
 import zlib
@@ -20,6 +21,8 @@ from fieldkit.errors import DataError, UsageError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 _FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
+# pillow logs what it also raises; without a handler, logging's last resort would print that.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 _REMEDY = "convert it to an 8 or 16 bit grey, or 8 bit RGB, PNG or TIFF"
 # What pillow's decoders raise for bytes that are not an image, or not a whole one.
 _UNREADABLE = (
