@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import TypeAlias
 
 import numpy as np
 import onnxruntime
@@ -16,6 +17,8 @@ from onnxruntime.capi import onnxruntime_pybind11_state as native
 from fieldkit.bundle.recipe import Recipe
 from fieldkit.errors import FieldkitError, ProgramError, ResourceError, UsageError
 from fieldkit.field.program import check_program
+
+Session: TypeAlias = onnxruntime.InferenceSession
 
 FATAL = 4
 # onnxruntime has no common base for its exceptions, and older versions lack some of them.
@@ -35,7 +38,11 @@ _NAMES = (
     "NotImplemented",
     "RuntimeException",
 )
-_FAILURES: tuple[type[Exception], ...] = tuple(getattr(native, name) for name in _NAMES if hasattr(native, name))
+_FAILURES: tuple[type[Exception], ...] = (
+    *(getattr(native, name) for name in _NAMES if hasattr(native, name)),
+    # Its messages quote the program, which may hold anything.
+    UnicodeDecodeError,
+)
 _OUT_OF_MEMORY = ("bad_alloc", "bad allocation", "failed to allocate memory", "cannot allocate memory")
 
 onnxruntime.set_default_logger_severity(FATAL)
@@ -54,7 +61,7 @@ def runtime_version() -> str:
     return str(onnxruntime.__version__)
 
 
-def open_session(program: bytes, where: str, threads: int | None = None) -> onnxruntime.InferenceSession:
+def open_session(program: bytes, where: str, threads: int | None = None) -> Session:
     """A session of ``program`` after it was checked against the program contract.
 
     where: what messages call the program.  threads: None takes every processor this process may use.
@@ -71,7 +78,14 @@ def open_session(program: bytes, where: str, threads: int | None = None) -> onnx
     options.use_deterministic_compute = True
     options.log_severity_level = FATAL
     with _failures_named(where):
-        return onnxruntime.InferenceSession(program, sess_options=options, providers=["CPUExecutionProvider"])
+        # Without fallback, since onnxruntime would announce it on stdout, where our data goes.
+        return Session(program, sess_options=options, providers=["CPUExecutionProvider"], enable_fallback=0)
+
+
+def run_session(session: onnxruntime.InferenceSession, feeds: Mapping[str, np.ndarray], where: str) -> list[np.ndarray]:
+    """Every output of ``session`` for these inputs."""
+    with _failures_named(where):
+        return list(session.run(None, dict(feeds)))
 
 
 class Stepper:
@@ -196,9 +210,3 @@ def _named(error: Exception, where: str) -> FieldkitError:
         expected=f"a program that onnxruntime {runtime_version()} runs",
         remedy="install a newer onnxruntime, or build the bundle again with fieldkit build",
     )
-
-
-def run_session(session: onnxruntime.InferenceSession, feeds: Mapping[str, np.ndarray], where: str) -> list[np.ndarray]:
-    """Every output of ``session`` for these inputs."""
-    with _failures_named(where):
-        return list(session.run(None, dict(feeds)))

@@ -1,0 +1,125 @@
+"""What people see: progress on stderr, tables and JSON documents on stdout.
+
+Off a terminal nothing moves: a long run writes a line now and then.  NO_COLOR and --quiet are kept.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+import click
+
+REDRAW_SECONDS = 0.1
+LINE_SECONDS = 15.0
+BAR_WIDTH = 24
+
+
+def print_json(kind: str, document: Mapping[str, Any], version: int = 1) -> None:
+    """Print one JSON document whose ``schema`` names the command and the version of its shape."""
+    click.echo(json.dumps({"schema": f"fieldkit.{kind}/{version}", **document}, indent=2, allow_nan=False))
+
+
+def print_error(message: str) -> None:
+    """One error, on stderr."""
+    click.echo(f"{styled('error', sys.stderr.isatty(), fg='red', bold=True)}: {message}", err=True)
+
+
+def print_note(message: str, quiet: bool = False) -> None:
+    """One line of what is going on, on stderr."""
+    if not quiet:
+        click.echo(message, err=True)
+
+
+def heading(text: str) -> str:
+    """A title for stdout."""
+    return styled(text, sys.stdout.isatty(), bold=True)
+
+
+def styled(text: str, terminal: bool, **style: Any) -> str:
+    """``text`` in colour, where a terminal shows it and NO_COLOR is not set."""
+    return click.style(text, **style) if terminal and not os.environ.get("NO_COLOR") else text
+
+
+def percent(fraction: float) -> str:
+    """0.9751 as "97.5 %"."""
+    return f"{100 * fraction:.1f} %"
+
+
+def table(rows: Sequence[Sequence[str]], numbers: Sequence[int] = ()) -> str:
+    """Rows in aligned columns, the first row being the header; columns in ``numbers`` are set flush right."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = [
+            cell.rjust(width) if column in numbers else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+class Progress:
+    """A bar with rate and time left on a terminal; a sparse line elsewhere; nothing when quiet.
+
+    Use it as a context and call it with (done, total, note).
+    """
+
+    def __init__(self, label: str, unit: str, quiet: bool = False) -> None:
+        self.label = label
+        self.unit = unit
+        self.quiet = quiet
+        self.terminal = sys.stderr.isatty()
+        self.start = time.monotonic()
+        self.shown = self.start if not self.terminal else 0.0
+        self.drawn = False
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.drawn:
+            click.echo(err=True)
+
+    def __call__(self, done: int, total: int, note: str = "") -> None:
+        if self.quiet:
+            return
+        now = time.monotonic()
+        last = done >= total
+        wait = REDRAW_SECONDS if self.terminal else LINE_SECONDS
+        if now - self.shown < wait and not (last and self.terminal):
+            return
+        self.shown = now
+        line = f"{self.label} {done}/{total}  {self._pace(done, total, now)}{'  ' + note if note else ''}"
+        if not self.terminal:
+            click.echo(line, err=True)
+            return
+        filled = BAR_WIDTH * done // max(total, 1)
+        # Erase to the end of the line, so that a shorter line leaves nothing of a longer one.
+        click.echo(f"\r\x1b[K{self.label} [{'#' * filled}{'.' * (BAR_WIDTH - filled)}] ", err=True, nl=False)
+        click.echo(line[len(self.label) + 1 :], err=True, nl=False)
+        self.drawn = True
+
+    def _pace(self, done: int, total: int, now: float) -> str:
+        seconds = max(now - self.start, 1e-9)
+        rate = done / seconds
+        if done >= total:
+            return f"{rate:.1f} {self.unit}/s, took {duration(seconds)}"
+        return f"{rate:.1f} {self.unit}/s, {duration((total - done) / max(rate, 1e-9))} left"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: 8 s, 3 min 05 s, 2 h 10 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

@@ -1,0 +1,109 @@
+"""``fieldkit inspect``: what a bundle holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fieldkit.cli import faces, options
+
+LISTED_CLASSES = 12
+
+
+@click.command(epilog="\b\nExample:\n  fieldkit inspect bundles/mnist-10.h5 --sheet sheet.png")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option(
+    "--sheet", type=click.Path(path_type=Path), help="Write a contact sheet of the distilled images (.png or .jpg)."
+)
+@options.as_json
+def inspect(bundle: Path, sheet: Path | None, as_json: bool) -> None:
+    """Show what BUNDLE holds: its data, its recipes, what HQ measured, and the size of each part."""
+    from fieldkit.bundle.reader import read_bundle, stored_sizes
+    from fieldkit.field.inspection import describe
+
+    opened = read_bundle(bundle)
+    parts = stored_sizes(bundle.read_bytes())
+    document = {"file": str(bundle), "bytes": bundle.stat().st_size, **describe(opened), "parts": parts}
+    if sheet is not None:
+        from fieldkit.field.sheet import save_sheet
+
+        save_sheet(sheet, opened)
+    if as_json:
+        faces.print_json("inspect", document)
+    else:
+        click.echo(_text(document))
+
+
+def _text(document: Mapping[str, Any]) -> str:
+    """The document for people."""
+    sections = [
+        faces.heading(f"{document['name']}  ({document['file']}, {document['bytes']:,} bytes)"),
+        _identity(document),
+        *(_recipe(each) for each in document["recipes"]),
+        _parts(document),
+    ]
+    return "\n\n".join(sections)
+
+
+def _identity(document: Mapping[str, Any]) -> str:
+    _, height, width = document["input_shape"]
+    radiometry, distilled, classes = document["radiometry"], document["distilled"], document["classes"]
+    listed = ", ".join(classes[:LISTED_CLASSES]) + (" ..." if len(classes) > LISTED_CLASSES else "")
+    probe = document["probe"]
+    rows = [
+        ("digest", document["digest"]),
+        ("task", document["task"]),
+        ("classes", f"{len(classes)}: {listed}"),
+        ("images", f"{height} x {width}, {radiometry['dtype']}, bands {', '.join(radiometry['bands'])}"),
+        ("distilled", f"{distilled['images']} images, strongest label {distilled['strongest_label']:.2f} on average"),
+        ("method", _pairs(document["method"])),
+        ("probe", "none" if probe is None else f"{probe['images']} labelled images"),
+        ("licence", document["licence"] or "not said"),
+        ("provenance", _pairs(document["provenance"]) or "not said"),
+    ]
+    return _listed(rows)
+
+
+def _recipe(recipe: Mapping[str, Any]) -> str:
+    schedule = recipe["schedule"]
+    rate = "listed rates" if schedule["kind"] == "listed" else f"{schedule['kind']} rate {schedule['rate']:g}"
+    rows = [
+        ("architecture", _pairs(recipe["architecture"])),
+        ("parameters", f"{recipe['parameters']:,}"),
+        ("schedule", f"{schedule['steps']} steps of {schedule['batch']} images, {rate}"),
+        ("augmentation", _pairs(recipe["augmentation"]) or "none"),
+        (
+            "initial",
+            "fixed: every training starts the same" if recipe["initial"] == "fixed" else "random: drawn by seed",
+        ),
+    ]
+    for split, each in sorted(recipe["expectations"].items()):
+        rows.append((split, f"{_score(each)} over {each['seeds']} seeds, {each['samples']} images"))
+    return f"{faces.heading('recipe ' + recipe['name'])}\n{_listed(rows)}"
+
+
+def _score(expected: Mapping[str, Any]) -> str:
+    spread = f"{100 * expected['mean']:.1f} +- {faces.percent(expected['std'])}"
+    return f"{spread} ({100 * expected['low']:.1f}-{100 * expected['high']:.1f})"
+
+
+def _parts(document: Mapping[str, Any]) -> str:
+    rows = [("part", "bytes"), *((path, f"{size:,}") for path, size in document["parts"].items())]
+    rest = document["bytes"] - sum(document["parts"].values())
+    return faces.table(
+        [*rows, ("seal and file structure", f"{rest:,}"), ("file", f"{document['bytes']:,}")], numbers=(1,)
+    )
+
+
+def _listed(rows: list[tuple[str, str]]) -> str:
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"  {name.ljust(width)}  {value}" for name, value in rows)
+
+
+def _pairs(document: Mapping[str, Any]) -> str:
+    """A small JSON object in one line, its name first."""
+    rest = [f"{key} {value}" for key, value in document.items() if key != "name"]
+    return ", ".join(([str(document["name"])] if "name" in document else []) + rest)

@@ -1,0 +1,106 @@
+"""The command ``fieldkit``: finds the sub-command, and turns errors into a message and an exit code.
+
+Sub-commands are imported when they are called, so that help is quick and only ``build`` ever needs torch.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+import click
+
+from fieldkit import __version__
+from fieldkit.cli import faces
+from fieldkit.errors import FieldkitError, Interrupted, ResourceError, UsageError
+
+# name: (module, what the list of commands says); the command is the attribute that is called like it.
+COMMANDS = {
+    "build": ("fieldkit.cli.build", "Distil a data set and pack it with its recipes into a bundle (HQ)."),
+    "train": ("fieldkit.cli.train", "Train a model from a bundle."),
+    "test": ("fieldkit.cli.test", "Score a trained model on a labelled data set."),
+    "predict": ("fieldkit.cli.predict", "Classify image files with a trained model."),
+    "inspect": ("fieldkit.cli.inspect", "Show what a bundle holds."),
+}
+HQ_MODULES = ("torch", "onnx", "onnxscript", "sklearn")
+
+
+class Commands(click.Group):
+    """A group whose commands are imported when they are called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command = getattr(import_module(COMMANDS[cmd_name][0]), cmd_name)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
+
+
+@click.group(
+    cls=Commands,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="\b\nExample:\n  fieldkit train bundles/mnist-10.h5 -o model.onnx\n  fieldkit predict model.onnx digits/",
+)
+@click.version_option(__version__, prog_name="fieldkit")
+def fieldkit() -> None:
+    """Distil a data set at headquarters, train from it in the field: no PyTorch, no network, no raw data."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit with the code of its outcome (see ``fieldkit.errors``)."""
+    try:
+        fieldkit.main(arguments, prog_name="fieldkit", standalone_mode=False)
+        sys.stdout.flush()
+        code = 0
+    except FieldkitError as error:
+        code = _report(error)
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        code = _report(Interrupted("interrupted", remedy="run the same command again"))
+    except MemoryError:
+        code = _report(ResourceError("not enough memory", remedy="free memory, or use a smaller bundle or data set"))
+    except ModuleNotFoundError as error:
+        code = _report(_lacking(error))
+    except OSError as error:
+        code = _report_system(error)
+    sys.exit(code)
+
+
+def _report(error: FieldkitError) -> int:
+    faces.print_error(str(error))
+    return error.exit_code
+
+
+def _lacking(error: ModuleNotFoundError) -> FieldkitError:
+    """HQ's libraries are not installed on a device; any other missing module is a bug."""
+    if (error.name or "").partition(".")[0] not in HQ_MODULES:
+        raise error
+    return UsageError(
+        "this command is HQ's and needs libraries that are not installed",
+        found=f"no {error.name}",
+        expected="the extra fieldkit[hq]",
+        remedy="install it: pip install 'torch==2.13.0' && pip install 'fieldkit[hq]'",
+    )
+
+
+def _report_system(error: OSError) -> int:
+    if error.errno == errno.EPIPE:
+        # The reader of our output left; keep the interpreter from complaining about it at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    place = error.filename or "the output"
+    return _report(
+        ResourceError(f"the system refused: {error.strerror or error}", where=place, remedy="check the disk")
+    )

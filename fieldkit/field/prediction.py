@@ -1,0 +1,180 @@
+"""Running a trained model: the file that ``fieldkit train`` wrote, or its bytes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fieldkit.bundle.radiometry import Radiometry
+from fieldkit.errors import DataError, ProgramError, UsageError
+from fieldkit.field import exporting
+from fieldkit.field.imagery import is_image_file, read_image
+from fieldkit.field.program import read_metadata
+from fieldkit.field.session import Session, open_session, run_session
+
+BATCH = 256
+_DTYPES = {"tensor(uint8)": "uint8", "tensor(uint16)": "uint16"}
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A trained model, ready to run.
+
+    classes: names, in the order of the probabilities.
+    shape: (channels, height, width) of one image; dtype: "uint8" or "uint16", in native counts.
+    metadata: everything that the model file says about itself.
+    where: the model's file name, for messages.
+    """
+
+    classes: tuple[str, ...]
+    shape: tuple[int, int, int]
+    dtype: str
+    radiometry: Radiometry
+    metadata: Mapping[str, str]
+    where: str
+    session: Session
+
+    @classmethod
+    def open(cls, model: str | Path | bytes, threads: int | None = None) -> Predictor:
+        """Open a model file, or a model's bytes.
+
+        Raises UsageError where there is no such file, ProgramError for one that fieldkit did not write.
+        """
+        where = "model" if isinstance(model, bytes) else str(model)
+        content = model if isinstance(model, bytes) else _read(Path(model))
+        metadata = read_metadata(content, where)
+        if exporting.CLASSES not in metadata or exporting.RADIOMETRY not in metadata:
+            raise _foreign(where, f"no metadata {exporting.CLASSES} and {exporting.RADIOMETRY}")
+        session = open_session(content, where, threads)
+        inputs, outputs = session.get_inputs(), session.get_outputs()
+        if [each.name for each in inputs] != ["images"] or [each.name for each in outputs] != ["probabilities"]:
+            raise _foreign(where, "other inputs or outputs than images and probabilities")
+        try:
+            classes = tuple(str(name) for name in json.loads(metadata[exporting.CLASSES]))
+            radiometry = Radiometry.from_json(json.loads(metadata[exporting.RADIOMETRY]))
+            channels, height, width = (int(length) for length in inputs[0].shape[1:])
+            dtype = _DTYPES[inputs[0].type]
+        except (ValueError, KeyError, TypeError) as error:
+            raise _foreign(where, f"metadata or an input that cannot be read: {error}") from error
+        if list(outputs[0].shape[1:]) != [len(classes)]:
+            raise _foreign(where, f"{len(classes)} class names for probabilities of shape {outputs[0].shape}")
+        return cls(classes, (channels, height, width), dtype, radiometry, metadata, where, session)
+
+    def predict(
+        self, images: np.ndarray, batch: int = BATCH, progress: Callable[[int, int], None] | None = None
+    ) -> np.ndarray:
+        """Probabilities, float32 [n, k], of ``images``: [n, c, h, w] of the model's dtype, in native counts.
+
+        Works through ``batch`` images at a time, so that memory does not grow with n; ``progress`` is called after each
+        with (images done, images in all).
+        Raises DataError where the images are not what the model takes.
+        """
+        faults = self.faults(images)
+        if faults:
+            raise DataError("images", faults, remedy=self.remedy)
+        found = np.empty((len(images), len(self.classes)), np.float32)
+        for first in range(0, len(images), batch):
+            part = np.ascontiguousarray(images[first : first + batch])
+            found[first : first + len(part)] = run_session(self.session, {"images": part}, self.where)[0]
+            if progress is not None:
+                progress(first + len(part), len(images))
+        return found
+
+    @property
+    def remedy(self) -> str:
+        """What to do about images that the model cannot take."""
+        return f"{self.where} takes {_size(self.shape)}, {self.dtype}: crop or resize the images, or train for theirs"
+
+    def faults(self, images: np.ndarray) -> list[str]:
+        """Why the model cannot take ``images`` [n, c, h, w], one sentence each; empty if it can."""
+        faults = []
+        if images.dtype.name != self.dtype:
+            faults.append(f"pixels are {images.dtype.name}, the model takes {self.dtype}")
+        if images.ndim != 4 or images.shape[1:] != self.shape:
+            faults.append(f"{_size(images.shape[1:])}, the model takes {_size(self.shape)}")
+        return faults
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model says about one file: a class and its probability, or why the file could not be used."""
+
+    file: str
+    label: str | None = None
+    probability: float | None = None
+    fault: str | None = None
+
+    def to_json(self) -> dict[str, str | float | None]:
+        return {"file": self.file, "class": self.label, "probability": self.probability, "fault": self.fault}
+
+
+def find_images(places: Sequence[Path]) -> list[Path]:
+    """The files named in ``places``, and the image files in its folders and their sub-folders, sorted by name."""
+    files: list[Path] = []
+    for place in places:
+        if place.is_dir():
+            found = sorted(path for path in place.rglob("*") if is_image_file(path) and path.is_file())
+            # An empty folder is named like a file that cannot be read: its owner should hear of it.
+            files += found or [place]
+        else:
+            files.append(place)
+    return files
+
+
+def predict_files(predictor: Predictor, files: Sequence[Path], batch: int = BATCH) -> Iterator[Answer]:
+    """One answer per file, in order; ``batch`` files are held in memory at a time."""
+    for first in range(0, len(files), batch):
+        part = files[first : first + batch]
+        read = [_try_read(predictor, file) for file in part]
+        images = [each for each in read if isinstance(each, np.ndarray)]
+        probabilities = iter(predictor.predict(np.stack(images)) if images else ())
+        for file, each in zip(part, read, strict=True):
+            if isinstance(each, str):
+                yield Answer(str(file), fault=each)
+                continue
+            row = next(probabilities)
+            best = int(row.argmax())
+            yield Answer(str(file), predictor.classes[best], float(row[best]))
+
+
+def _try_read(predictor: Predictor, file: Path) -> np.ndarray | str:
+    """The image in ``file``, or why the model cannot take it."""
+    if file.is_dir():
+        return "a folder without image files"
+    try:
+        image = read_image(file)
+    except DataError as error:
+        return "; ".join(error.faults)
+    except UsageError as error:
+        return error.message
+    return "; ".join(predictor.faults(image[None])) or image
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    """The shape of one image in words, width first."""
+    if len(shape) != 3:
+        return f"the shape of one image is {shape}"
+    return f"{shape[2]}x{shape[1]} pixels with {shape[0]} {'band' if shape[0] == 1 else 'bands'}"
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UsageError(
+            f"cannot read the model: {error.strerror}", where=path, remedy="train one: fieldkit train BUNDLE -o MODEL"
+        ) from error
+
+
+def _foreign(where: str, found: str) -> ProgramError:
+    return ProgramError(
+        "not a model that fieldkit wrote",
+        where=where,
+        found=found,
+        expected="a model file of fieldkit train",
+        remedy="train one: fieldkit train BUNDLE -o MODEL",
+    )

@@ -1,0 +1,168 @@
+"""Programs are checked before they run, and a bound step does what the program says."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import handmade
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fieldkit.errors import ProgramError, UsageError
+from fieldkit.field import protobuf
+from fieldkit.field.program import ALLOWED_OPERATORS, check_program, read_metadata
+from fieldkit.field.protobuf import encode_bytes, encode_number
+from fieldkit.field.session import Stepper, open_session, run_session
+
+X, Y = handmade.value_info("x", ("N",)), handmade.value_info("y", ("N",))
+
+
+def program(*nodes: bytes, opset: int = 20, ir: int = 10, **constants: np.ndarray) -> bytes:
+    return handmade.model(nodes or (handmade.node("Neg", ["x"], "y"),), [X], [Y], constants, opset, ir)
+
+
+GRAPH_ATTRIBUTE = handmade.node("Neg", ["x"], "y") + encode_bytes(5, encode_bytes(1, b"then"), encode_bytes(6, b""))
+GRAPHS_ATTRIBUTE = handmade.node("Neg", ["x"], "y") + encode_bytes(5, encode_bytes(11, b""))
+OUTSIDE = encode_bytes(13, encode_bytes(1, b"location"), encode_bytes(2, b"/etc/passwd"))
+HOSTILE = {
+    "operator": (program(handmade.node("Loop", ["x"], "y")), "operator"),
+    "no operator": (program(encode_bytes(1, b"x")), "operator"),
+    "foreign node": (program(handmade.node("Neg", ["x"], "y") + encode_bytes(7, b"com.microsoft")), "domain"),
+    "foreign opset": (program() + encode_bytes(8, encode_bytes(1, b"com.microsoft"), encode_number(2, 1)), "domain"),
+    "new opset": (program(opset=21), "opset"),
+    "new IR": (program(ir=11), "IR version"),
+    "function": (program() + encode_bytes(25, encode_bytes(1, b"f")), "functions"),
+    "training": (program() + encode_bytes(20, b""), "training"),
+    "graph": (program(GRAPH_ATTRIBUTE), "nested graphs"),
+    "graphs": (program(GRAPHS_ATTRIBUTE), "nested graphs"),
+    "outside": (program() + encode_bytes(7, encode_bytes(5, OUTSIDE)), "other files"),
+    "outside by place": (program() + encode_bytes(7, encode_bytes(5, encode_number(14, 1))), "other files"),
+    "outside in attribute": (
+        program(handmade.node("Constant", [], "y") + encode_bytes(5, encode_bytes(5, OUTSIDE))),
+        "other files",
+    ),
+    "sparse": (program() + encode_bytes(7, encode_bytes(15, b"")), "sparse"),
+    "second piece": (program() + encode_bytes(7, encode_bytes(1, handmade.node("If", ["x"], "z"))), "operator"),
+    "empty": (b"", "no ONNX model"),
+    "text": (b"hello, world, this is no model", "no ONNX model"),
+    "cut": (program()[:-3], "no ONNX model"),
+}
+
+
+@pytest.mark.parametrize(("content", "says"), HOSTILE.values(), ids=HOSTILE.keys())
+def test_a_program_that_breaks_the_contract_is_refused_before_it_runs(content: bytes, says: str) -> None:
+    with pytest.raises(ProgramError, match=says) as caught:
+        open_session(content, "the program")
+    assert caught.value.exit_code == 4
+    assert str(caught.value).startswith("the program")
+    assert caught.value.remedy
+
+
+def test_the_message_names_the_node() -> None:
+    with pytest.raises(ProgramError, match=r"p, node 'y'.*found Loop"):
+        check_program(HOSTILE["operator"][0], "p")
+
+
+def test_a_sound_program_runs() -> None:
+    session = open_session(program(), "negate", threads=1)
+    assert run_session(session, {"x": np.array([1, -2], np.float32)}, "negate")[0].tolist() == [-1, 2]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [program(handmade.node("Neg", ["nothing"], "y")), program(handmade.node("Conv", ["x"], "y"))],
+    ids=["dangling", "arity"],
+)
+def test_what_onnxruntime_refuses_is_a_program_error(content: bytes) -> None:
+    with pytest.raises(ProgramError, match="onnxruntime cannot run"):
+        open_session(content, "broken")
+
+
+def test_a_failure_while_running_is_a_program_error() -> None:
+    session = open_session(program(handmade.node("Add", ["x", "three"], "y"), three=np.ones(3, np.float32)), "add")
+    with pytest.raises(ProgramError, match="add: onnxruntime cannot run"):
+        run_session(session, {"x": np.ones(2, np.float32)}, "add")
+
+
+def test_no_threads_is_a_usage_error() -> None:
+    with pytest.raises(UsageError, match="threads"):
+        open_session(program(), "p", threads=0)
+
+
+def test_control_flow_and_randomness_are_not_on_the_allow_list() -> None:
+    assert not ALLOWED_OPERATORS & {"If", "Loop", "Scan", "RandomNormal", "RandomUniform", "Dropout", "Bernoulli"}
+
+
+@given(st.binary(max_size=300))
+def test_any_bytes_are_checked_or_refused(content: bytes) -> None:
+    try:
+        check_program(content, "bytes")
+        read_metadata(content, "bytes")
+    except ProgramError:
+        return
+
+
+@given(st.data())
+def test_a_changed_byte_never_escapes_the_check(data: st.DataObject) -> None:
+    content = bytearray(program())
+    place = data.draw(st.integers(0, len(content) - 1))
+    content[place] = data.draw(st.integers(0, 255))
+    try:
+        open_session(bytes(content), "changed", threads=1)
+    except ProgramError:
+        return
+
+
+@given(st.lists(st.tuples(st.integers(1, 2**29 - 1), st.one_of(st.integers(0, 2**64 - 1), st.binary(max_size=200)))))
+def test_what_is_encoded_is_read_back(content: list[tuple[int, int | bytes]]) -> None:
+    encoded = b"".join(
+        encode_number(number, value) if isinstance(value, int) else encode_bytes(number, value)
+        for number, value in content
+    )
+    read = [(number, value if isinstance(value, int) else bytes(value)) for number, value in protobuf.fields(encoded)]
+    assert read == content
+
+
+def test_a_step_reads_one_set_of_buffers_and_writes_the_other() -> None:
+    recipe = handmade.recipe()
+    stepper = Stepper(recipe, "full", threads=1)
+    stepper.load({name: values + 0.5 for name, values in stepper.tensors().items()})
+    stepper.feeds["weights"][...] = 1.0
+    stepper.feeds["class_mask"][...] = 1.0
+    stepper.feeds["targets"][...] = 1 / 3
+    before = stepper.tensors()
+    assert stepper.step() == pytest.approx(np.log(3), rel=1e-6)
+    # Rate 0 keeps the parameters; the momentum decays.
+    after = stepper.tensors()
+    assert np.array_equal(before["param.weight"], after["param.weight"])
+    assert np.allclose(after["state.momentum.bias"], 0.9 * before["state.momentum.bias"])
+    stepper.step()
+    assert np.allclose(stepper.tensors()["state.momentum.bias"], 0.81 * before["state.momentum.bias"])
+
+
+def test_class_mask_switches_a_class_off() -> None:
+    stepper = Stepper(handmade.recipe(), "full", threads=1)
+    stepper.feeds["weights"][...] = 1.0
+    stepper.feeds["class_mask"][...] = (1, 1, 0)
+    stepper.feeds["targets"][...] = (0.5, 0.5, 0)
+    assert stepper.step() == pytest.approx(np.log(2), rel=1e-6)
+
+
+def test_an_unknown_scope_lists_the_known() -> None:
+    with pytest.raises(UsageError, match="found tail; expected full"):
+        Stepper(handmade.recipe(), "tail")
+
+
+def test_a_train_program_without_its_outputs_is_refused() -> None:
+    recipe = handmade.recipe()
+    swapped = replace(recipe, programs={"train/full": program()})
+    with pytest.raises(ProgramError, match=r"lacks input param\.weight"):
+        Stepper(swapped, "full")
+
+
+@pytest.mark.hq
+def test_handmade_programs_pass_the_onnx_checker() -> None:
+    onnx = pytest.importorskip("onnx")
+    onnx.checker.check_model(handmade.recipe(aug=True).programs["train/full"], full_check=True)
