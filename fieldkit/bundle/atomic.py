@@ -24,7 +24,7 @@ def write_atomically(path: str | Path, data: bytes) -> None:
     # In the same folder, since a rename is only atomic within one file system.
     part = target.parent / f".fieldkit-{secrets.token_hex(8)}.part"
     try:
-        _write_through(part, data, target.stat().st_mode if target.exists() else None)
+        _write_through(part, data, target.stat().st_mode if os.path.exists(target) else None)
         os.replace(part, target)
         _sync_folder(target.parent)
     except OSError as error:
@@ -40,12 +40,13 @@ def check_writable(path: str | Path) -> Path:
     A command that works for long calls this before it starts.
     """
     target = Path(os.path.realpath(path))
-    if not target.parent.is_dir():
+    if not os.path.isdir(target.parent):
         raise UsageError(
             "cannot write there: its folder does not exist", where=path, remedy=f"make it: mkdir -p {target.parent}"
         )
-    if target.exists() and not target.is_file():
-        found = "a folder" if target.is_dir() else "a device or pipe"
+    # os.path answers no where pathlib would raise: for a name that is too long, say.
+    if os.path.exists(target) and not os.path.isfile(target):
+        found = "a folder" if os.path.isdir(target) else "a device or pipe"
         raise UsageError("cannot write there", where=path, found=found, expected="the name of a file")
     if not os.access(target.parent, os.W_OK | os.X_OK):
         raise UsageError("cannot write there: its folder is read-only for you", where=path, remedy="choose another")

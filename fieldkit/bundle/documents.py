@@ -21,6 +21,7 @@ from typing import Any
 
 from fieldkit.errors import DamagedBundle
 
+_DIGITS = 20
 _NAMES: dict[Any, str] = {
     str: "a string",
     int: "a whole number",
@@ -58,9 +59,18 @@ def encode(document: Any) -> bytes:
 
 
 def decode(data: bytes, path: str) -> dict[str, Any]:
-    """The JSON object in ``data``.  Raises DamagedBundle naming ``path``; keys given twice and NaN are refused."""
+    """The JSON object in ``data``.
+
+    Raises DamagedBundle naming ``path``; keys given twice, NaN and infinity are refused.
+    """
     try:
-        document = json.loads(data.decode("utf-8"), object_pairs_hook=_once, parse_constant=_refuse)
+        document = json.loads(
+            data.decode("utf-8"),
+            object_pairs_hook=_once,
+            parse_constant=_refuse,
+            parse_int=_whole,
+            parse_float=_finite,
+        )
     except (ValueError, RecursionError) as error:
         raise DamagedBundle(f"not a JSON document: {error}", where=path) from error
     if not isinstance(document, dict):
@@ -117,7 +127,7 @@ def _is_a(value: Any, kind: Any) -> bool:
     if isinstance(value, bool):
         return kind is bool
     if kind is float:
-        return isinstance(value, int | float) and abs(value) < 1e300 and math.isfinite(value)
+        return isinstance(value, int | float) and math.isfinite(value)
     return isinstance(value, kind)
 
 
@@ -131,6 +141,20 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(document) != len(pairs):
         raise ValueError("a key is given twice")
     return document
+
+
+def _whole(text: str) -> int:
+    # Reading a number takes time that grows with the square of its digits.
+    if len(text) > _DIGITS:
+        raise ValueError(f"a number of {len(text)} digits")
+    return int(text)
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is not a finite number")
+    return value
 
 
 def _refuse(constant: str) -> None:

@@ -76,7 +76,9 @@ def unpack(data: bytes, where: object) -> dict[str, np.ndarray]:
             _check_declared(found, len(data), where)
             return {path: _load(dataset) for path, dataset in found.items()}
     except UNREADABLE as error:
-        raise DamagedBundle(f"HDF5 cannot be parsed: {error}", where=where) from error
+        # A KeyError's own text is its message in quotes.
+        reason = error.args[0] if error.args else type(error).__name__
+        raise DamagedBundle(f"HDF5 cannot be parsed: {reason}", where=where) from error
 
 
 class _Walk:

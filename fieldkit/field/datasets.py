@@ -15,6 +15,7 @@ All faults of a data set are reported at once.
 from __future__ import annotations
 
 import json
+import os
 import zipfile
 import zlib
 from collections import Counter
@@ -114,9 +115,9 @@ def check_enough(dataset: Dataset, ipc: int, *, probe: int = 0, held_out: int = 
 
 def _reader(path: Path) -> Callable[[Path], _Found]:
     """The reader for what stands at a path; a file's content decides, not its name."""
-    if path.is_dir():
+    if os.path.isdir(path):
         return _read_folder
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise UsageError("no data there", where=path, found="nothing", remedy="check the path")
     try:
         if h5py.is_hdf5(path):

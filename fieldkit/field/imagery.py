@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import struct
 import warnings
 import zlib
@@ -50,8 +51,8 @@ def read_image(path: str | Path) -> np.ndarray:
     Raises UsageError if there is no such file, DataError if it is not an image that can be read without loss.
     """
     path = Path(path)
-    if not path.is_file():
-        found = "a folder" if path.is_dir() else "nothing there"
+    if not os.path.isfile(path):
+        found = "a folder" if os.path.isdir(path) else "nothing there"
         raise UsageError("no image file", where=path, found=found, remedy="check the path")
     try:
         data = path.read_bytes()
@@ -75,7 +76,11 @@ def decode_image(data: bytes, where: object) -> np.ndarray:
                     image.load()
                     return _as_bands(ImageOps.exif_transpose(image), where)
     except _UNREADABLE as error:
-        reason = "unknown format" if isinstance(error, UnidentifiedImageError) else str(error)
+        reason = (
+            "a format, or a number of bands, that pillow does not know"
+            if isinstance(error, UnidentifiedImageError)
+            else str(error)
+        )
         expected = "a whole PNG, JPEG, TIFF or BMP file"
         raise DataError(where, [f"unreadable image: {reason}; expected {expected}"], remedy=_REMEDY) from error
     raise DataError(where, [fault], remedy=_REMEDY)

@@ -3,6 +3,7 @@
 A new source is one file and one line in this table.
 """
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,7 +25,7 @@ def load(where: str | Path) -> Dataset:
     """
     if str(where) in SOURCES:
         return SOURCES[str(where)]()
-    if not Path(where).exists():
+    if not os.path.exists(where):
         words = ", ".join(sorted(SOURCES))
         raise UsageError("no data there", where=where, expected=f"a file, a folder, or one of: {words}")
     return load_dataset(where)

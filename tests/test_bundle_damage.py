@@ -1,0 +1,297 @@
+"""Whatever is done to a bundle's bytes, the answer is one BundleError."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny import bundle
+
+from fieldkit.bundle import documents, parse_bundle, read_bundle, write_bundle
+from fieldkit.bundle.hdf5 import h5py, unpack
+from fieldkit.bundle.seal import MAGIC, STATEMENT_AT, USER_BLOCK, seal
+from fieldkit.errors import BundleError, DamagedBundle, IncompatibleBundle
+
+WHOLE = write_bundle(bundle(weights=True))
+PARTS = unpack(WHOLE, "whole")
+
+
+def sealed(build: Callable[[Any], None], name: str = "tiny", parts: Mapping[str, np.ndarray] = PARTS) -> bytes:
+    """A rightly sealed file of ``parts``, into which ``build`` puts what it likes."""
+    with h5py.File("memory", "w", driver="core", backing_store=False, userblock_size=USER_BLOCK) as file:
+        for path, array in parts.items():
+            file[path] = array
+        build(file)
+        file.flush()
+        payload = bytes(file.id.get_file_image())
+    return seal(name, payload) + payload
+
+
+def with_statement(**changes: object) -> bytes:
+    line = WHOLE[STATEMENT_AT : WHOLE.index(b"\n", STATEMENT_AT)]
+    statement = documents.encode(documents.decode(line, "statement") | changes)
+    return (MAGIC + statement + b"\n").ljust(USER_BLOCK, b"\0") + WHOLE[USER_BLOCK:]
+
+
+def with_document(path: str, change: Callable[[dict[str, Any]], object]) -> bytes:
+    document = json.loads(PARTS[path].tobytes())
+    change(document)
+    return with_bytes(path, json.dumps(document).encode())
+
+
+def with_bytes(path: str, data: bytes) -> bytes:
+    return sealed(lambda file: None, parts={**PARTS, path: np.frombuffer(data, np.uint8)})
+
+
+def refused(data: bytes, reason: str, kind: type[BundleError] = DamagedBundle) -> None:
+    with pytest.raises(kind, match=reason) as caught:
+        parse_bundle(data, "file.h5")
+    assert caught.value.exit_code == 4
+    assert "file.h5" in str(caught.value)
+
+
+def test_the_tests_own_packing_is_accepted() -> None:
+    assert parse_bundle(sealed(lambda file: None), "memory").manifest.name == "tiny"
+
+
+def test_every_changed_byte_is_noticed() -> None:
+    chosen = random.Random(0)
+    places = [*range(300), *(chosen.randrange(len(WHOLE)) for _ in range(1500)), len(WHOLE) - 1]
+    for place in places:
+        changed = bytearray(WHOLE)
+        changed[place] ^= 1 << chosen.randrange(8)
+        with pytest.raises(BundleError):
+            parse_bundle(bytes(changed), "file.h5")
+
+
+@pytest.mark.parametrize("length", [0, 1, 15, 16, 17, 200, 2048, 4095, 4096, 4097, 5000, len(WHOLE) - 1])
+def test_truncations(length: int) -> None:
+    refused(WHOLE[:length], "cut short|too short")
+
+
+def test_longer_files() -> None:
+    refused(WHOLE + b"\0", "too long")
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.binary(max_size=200))
+def test_any_bytes(data: bytes) -> None:
+    with pytest.raises(BundleError):
+        parse_bundle(data, "noise")
+    with pytest.raises(BundleError):
+        parse_bundle(MAGIC + data + bytes(USER_BLOCK), "noise")
+    with pytest.raises(BundleError):
+        parse_bundle(seal("tiny", data) + data, "noise")
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_a_sealed_but_broken_payload_never_gives_another_error(data: st.DataObject) -> None:
+    payload = bytearray(WHOLE[USER_BLOCK:])
+    for _ in range(data.draw(st.integers(1, 4))):
+        payload[data.draw(st.integers(0, len(payload) - 1))] = data.draw(st.integers(0, 255))
+    with contextlib.suppress(BundleError):
+        parse_bundle(seal("tiny", bytes(payload)) + bytes(payload), "file.h5")
+
+
+def test_a_file_that_is_none(tmp_path: Path) -> None:
+    (tmp_path / "b.h5").write_bytes(b"")
+    with pytest.raises(DamagedBundle, match="cut short"):
+        read_bundle(tmp_path / "b.h5")
+
+
+@pytest.mark.parametrize("user_block", [0, 512, 4096])
+def test_a_foreign_hdf5_file(tmp_path: Path, user_block: int) -> None:
+    with h5py.File(tmp_path / "b.h5", "w", userblock_size=user_block) as file:
+        file["x"] = 1
+    with pytest.raises(DamagedBundle, match="an HDF5 file, but not a fieldkit bundle"):
+        read_bundle(tmp_path / "b.h5")
+
+
+def test_other_versions() -> None:
+    refused(with_statement(version=2), "another version", IncompatibleBundle)
+    refused(with_statement(min_runtime="99.0"), "99.0 or newer", IncompatibleBundle)
+    refused(with_statement(min_runtime="soon"), "not a version")
+    refused(with_statement(min_runtime=None), "not a version")
+    assert parse_bundle(with_statement(min_runtime="0.0.9"), "memory")
+
+
+def test_statements() -> None:
+    refused(with_statement(format="other"), "another format")
+    refused(with_statement(keys=[]), "unknown key")
+    refused(with_statement(serial=-1), "serial")
+    refused(with_statement(serial=True), "serial")
+    refused(with_statement(name="other"), "the statement says 'other', the manifest 'tiny'")
+    refused(with_statement(payload_length=5), "too short or too long")
+    refused(with_statement(payload_sha256="0" * 64), "changed")
+    spaced = WHOLE[:USER_BLOCK].replace(b'","', b'", "').ljust(USER_BLOCK, b"\0")[:USER_BLOCK]
+    refused(spaced + WHOLE[USER_BLOCK:], "not canonical")
+    refused(WHOLE[:2050] + b"x" + WHOLE[2051:], "signatures")
+
+
+@pytest.mark.parametrize("path", [path for path in PARTS if path not in ("/card", "/recipes/net/weights")])
+def test_a_missing_dataset_is_named(path: str) -> None:
+    rest = {each: array for each, array in PARTS.items() if each != path}
+    shown = path.replace("full", "<scope>")
+    refused(sealed(lambda file: None, parts=rest), shown)
+
+
+def replaced(path: str, **how: Any) -> Callable[[Any], None]:
+    def build(file: Any) -> None:
+        del file[path]
+        file.create_dataset(path, **how)
+
+    return build
+
+
+def soft(file: Any) -> None:
+    del file["/card"]
+    file["/card"] = h5py.SoftLink("/manifest")
+
+
+def external(file: Any) -> None:
+    del file["/card"]
+    file["/card"] = h5py.ExternalLink("/etc/passwd", "/x")
+
+
+def hard(file: Any) -> None:
+    del file["/card"]
+    file["/card"] = file["/manifest"]
+
+
+def loop(file: Any) -> None:
+    del file["/recipes/net/train"]
+    file["/recipes/net/train"] = file["/recipes"]
+
+
+def virtual(file: Any) -> None:
+    layout = h5py.VirtualLayout((5,), "uint8")
+    layout[:] = h5py.VirtualSource("/etc/passwd", "x", (5,))
+    del file["/card"]
+    file.create_virtual_dataset("/card", layout)
+
+
+def committed(file: Any) -> None:
+    file["/kind"] = np.dtype("uint8")
+    del file["/card"]
+    file.create_dataset("/card", (5,), file["/kind"])
+    del file["/kind"]
+
+
+def many(file: Any) -> None:
+    for index in range(300):
+        file.create_group(f"/recipes/r{index}")
+
+
+def labelled(path: str) -> Callable[[Any], None]:
+    return lambda file: file[path].attrs.__setitem__("note", "x")
+
+
+TRICKS = {
+    "extra dataset": (lambda file: file.__setitem__("/more", 1), "/more: not part"),
+    "extra group": (lambda file: file.create_group("/recipes/net/test"), "/recipes/net/test: not part"),
+    "odd recipe": (lambda file: file.create_group("/recipes/Net"), "/recipes/Net: not part"),
+    "unknown scope": (lambda file: file.__setitem__("/recipes/net/train/half", 1), "half: not part"),
+    "a group for a dataset": (lambda file: [file.pop("/card"), file.create_group("/card")], "another kind"),
+    "many members": (many, "members; expected at most 256"),
+    "attribute of a dataset": (labelled("/card"), "/card: attributes"),
+    "attribute of a group": (labelled("/probe"), "/probe: attributes"),
+    "attribute of the root": (labelled("/"), "/: attributes"),
+    "soft link": (soft, "/card: a soft or external link"),
+    "external link": (external, "/card: a soft or external link"),
+    "hard link": (hard, "linked from more than one place"),
+    "loop": (loop, "linked from more than one place"),
+    "virtual": (virtual, "virtual storage"),
+    "external storage": (
+        replaced("/card", shape=(5,), dtype="uint8", external=[("/etc/passwd", 0, 5)]),
+        "external or virtual storage",
+    ),
+    "committed type": (committed, "not committed"),
+    "text": (replaced("/card", data="text"), "/card: found"),
+    "vlen": (replaced("/card", shape=(1,), dtype=h5py.vlen_dtype("uint8")), "/card: found"),
+    "reference": (replaced("/card", shape=(1,), dtype=h5py.ref_dtype), "/card: found"),
+    "compound": (replaced("/card", shape=(1,), dtype=[("a", "u1")]), "/card: found"),
+    "big-endian": (replaced("/distilled/scale", shape=(2,), dtype=">f4"), "little-endian"),
+    "dtype": (replaced("/distilled/images", shape=(3, 2, 4, 3), dtype="int32"), "found dtype int32"),
+    "rank": (replaced("/distilled/images", shape=(3, 24), dtype="uint8"), "found rank 2"),
+    "scalar": (replaced("/card", data=np.uint8(1)), "not a plain array"),
+    "null": (replaced("/card", data=h5py.Empty("uint8")), "not a plain array"),
+    "empty": (replaced("/card", shape=(0,), dtype="uint8"), "/card: empty"),
+    "growing": (replaced("/card", shape=(5,), maxshape=(None,), dtype="uint8"), "can grow"),
+    "filter": (replaced("/card", shape=(5,), dtype="uint8", compression="lzf"), "found filters"),
+    "too large": (replaced("/card", shape=(2**60,), dtype="uint8"), "expected at most"),
+    "bomb": (replaced("/recipes/net/weights", shape=(2**27,), dtype="float16", compression=9), "too many bytes"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("trick", TRICKS)
+def test_tricks_of_hdf5(trick: str) -> None:
+    build, reason = TRICKS[trick]
+    refused(sealed(build), reason)
+
+
+def test_violations_are_told_at_once() -> None:
+    def build(file: Any) -> None:
+        soft(file)
+        labelled("/probe")(file)
+        file["/more"] = 1
+
+    with pytest.raises(DamagedBundle) as caught:
+        parse_bundle(sealed(build), "file.h5")
+    assert all(word in str(caught.value) for word in ("soft", "attributes", "/more"))
+
+
+DOCUMENTS = {
+    "missing": ("/manifest", lambda d: d.pop("task"), "/manifest.task: missing"),
+    "unknown": ("/manifest", lambda d: d.update(mood="good"), "/manifest.mood: unknown key"),
+    "kind": ("/manifest", lambda d: d.update(classes="oak"), '/manifest.classes: found "oak"; expected an array'),
+    "inner": ("/manifest", lambda d: d["classes"].append(3), r"/manifest.classes\[3\]: found 3; expected a string"),
+    "count": ("/manifest", lambda d: d["input_shape"].pop(), "found 2 entries; expected 3"),
+    "dtype": ("/manifest", lambda d: d["radiometry"].update(dtype="int8"), "uint8 or uint16"),
+    "whole": ("/manifest", lambda d: d.update(input_shape=[2, 4, 3.5]), "expected a whole number"),
+    "boolean": ("/manifest", lambda d: d.update(input_shape=[2, 4, True]), "expected a whole number"),
+    "huge": ("/manifest", lambda d: d["radiometry"].update(mean=["1", 1]), "expected a finite number"),
+    "expectation": ("/manifest", lambda d: d["expectations"]["net"]["held-out"].pop("low"), "held-out.low: missing"),
+    "high": ("/manifest", lambda d: d["expectations"]["net"]["held-out"].update(high=0.1), "low <= mean <= high"),
+    "fit": ("/manifest", lambda d: d.update(classes=["a", "b"]), "labels: found .* probe targets"),
+    "negative": ("/manifest", lambda d: d.update(input_shape=[-1, 2, 3]), "positive"),
+    "law": ("/recipes/net/recipe", lambda d: d["parameters"][0].update(law=["odd", 1]), "/recipes/net/recipe.param"),
+    "kinds": ("/recipes/net/recipe", lambda d: d["schedule"].update(kind="odd"), "schedule.kind"),
+    "steps": ("/recipes/net/recipe", lambda d: d["schedule"].update(steps=9), "each of 9 steps"),
+    "flip": ("/recipes/net/recipe", lambda d: d["augmentation"].update(flip=1), "flip: found 1; expected true or"),
+    "state": ("/recipes/net/recipe", lambda d: d["state"].update(head=[]), "state: found scopes"),
+    "weights": ("/recipes/net/recipe", lambda d: d["parameters"].pop(), "weights do not fit"),
+    "shape": ("/recipes/net/recipe", lambda d: d["parameters"][1].update(shape=[-3]), "weights do not fit"),
+    "seed": ("/recipes/net/recipe", lambda d: d["initial"].update(seed="x"), "a whole number or null"),
+}
+
+
+@pytest.mark.parametrize("case", DOCUMENTS)
+def test_documents_are_checked_key_by_key(case: str) -> None:
+    path, change, reason = DOCUMENTS[case]
+    refused(with_document(path, change), reason)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"\xff\xfe", "/card: not a JSON document"),
+        (b"{", "/card: not a JSON document"),
+        (b"[1]", "/card: not a JSON object"),
+        (b'{"a": 1, "a": 2}', "twice"),
+        (b'{"a": NaN}', "NaN is not a number"),
+        (b'{"a":' * 100_000, "/card: not a JSON document"),
+        (b'{"a":' + b"9" * 5000 + b"}", "a number of 5000 digits"),
+        (b'{"a": 1e400}', "1e400 is not a finite number"),
+    ],
+)
+def test_json_is_read_strictly(data: bytes, reason: str) -> None:
+    refused(with_bytes("/card", data), reason)
