@@ -12,7 +12,8 @@ from PIL import Image
 
 from fieldkit.errors import DataError, ProgramError, UsageError
 from fieldkit.field import exporting
-from fieldkit.field.prediction import Predictor, find_images, predict_files
+from fieldkit.field.answers import find_images, predict_files
+from fieldkit.field.prediction import Predictor
 from fieldkit.field.training import train
 
 BUNDLE = handmade.bundle()

@@ -21,11 +21,11 @@ LISTED_CLASSES = 12
 @options.as_json
 def inspect(bundle: Path, sheet: Path | None, as_json: bool) -> None:
     """Show what BUNDLE holds: its data, its recipes, what HQ measured, and the size of each part."""
-    from fieldkit.bundle.reader import read_bundle, stored_sizes
-    from fieldkit.field.inspection import describe
+    from fieldkit.bundle.reader import read_bundle
+    from fieldkit.field.inspection import describe, stored_sizes
 
     opened = read_bundle(bundle)
-    parts = stored_sizes(bundle.read_bytes())
+    parts = stored_sizes(bundle, opened)
     document = {"file": str(bundle), "bytes": bundle.stat().st_size, **describe(opened), "parts": parts}
     if sheet is not None:
         from fieldkit.field.sheet import save_sheet

@@ -5,8 +5,6 @@ Sub-commands are imported when they are called, so that help is quick and only `
 
 from __future__ import annotations
 
-import errno
-import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -73,8 +71,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = _report(ResourceError("not enough memory", remedy="free memory, or use a smaller bundle or data set"))
     except ModuleNotFoundError as error:
         code = _report(_lacking(error))
+    except SystemExit:
+        # click leaves so, and only so, when the reader of our output has left.
+        code = 0
     except OSError as error:
-        code = _report_system(error)
+        place = error.filename or "the output"
+        code = _report(
+            ResourceError(f"the system refused: {error.strerror or error}", where=place, remedy="check the disk")
+        )
     sys.exit(code)
 
 
@@ -92,15 +96,4 @@ def _lacking(error: ModuleNotFoundError) -> FieldkitError:
         found=f"no {error.name}",
         expected="the extra fieldkit[hq]",
         remedy="install it: pip install 'torch==2.13.0' && pip install 'fieldkit[hq]'",
-    )
-
-
-def _report_system(error: OSError) -> int:
-    if error.errno == errno.EPIPE:
-        # The reader of our output left; keep the interpreter from complaining about it at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    place = error.filename or "the output"
-    return _report(
-        ResourceError(f"the system refused: {error.strerror or error}", where=place, remedy="check the disk")
     )

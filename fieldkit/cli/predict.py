@@ -24,7 +24,8 @@ def predict(model: Path, images: tuple[Path, ...], threads: int | None, as_json:
     stop the run; they are listed at the end, and the exit code is then 7.
     """
     from fieldkit.errors import DataError
-    from fieldkit.field.prediction import Predictor, find_images, predict_files
+    from fieldkit.field.answers import find_images, predict_files
+    from fieldkit.field.prediction import Predictor
 
     predictor = Predictor.open(model, threads)
     files = find_images(images)

@@ -56,7 +56,10 @@ def _text(report: Report, data: str) -> str:
     """The score and a line per class."""
     rows = [("class", "images", "right", "recall", "precision")]
     for name, each in zip(report.classes, report.scores.classes, strict=True):
-        shares = ["-" if share is None else faces.percent(share) for share in (each.recall, each.precision)]
-        rows.append((name, str(each.support), str(each.correct), *shares))
+        rows.append((name, str(each.support), str(each.correct), _share(each.recall), _share(each.precision)))
     title = faces.heading(f"{100 * report.scores.accuracy:.2f} % of {report.scores.count} images right")
     return f"{title} ({data}, {report.split} split)\n\n{faces.table(rows, numbers=(1, 2, 3, 4))}"
+
+
+def _share(fraction: float | None) -> str:
+    return "-" if fraction is None else faces.percent(fraction)

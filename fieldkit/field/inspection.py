@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import io
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fieldkit.bundle.contents import Bundle
+from fieldkit.bundle.hdf5 import h5py
 from fieldkit.bundle.recipe import Recipe
+from fieldkit.bundle.seal import open_seal
+from fieldkit.errors import DamagedBundle
 
 
 def describe(bundle: Bundle) -> dict[str, Any]:
@@ -35,6 +40,25 @@ def describe(bundle: Bundle) -> dict[str, Any]:
         "licence": manifest.licence,
         "provenance": dict(manifest.provenance),
     }
+
+
+def stored_sizes(path: Path, bundle: Bundle) -> dict[str, int]:
+    """Bytes that each dataset of the file takes, compressed, by its HDF5 path.
+
+    Raises DamagedBundle if the file is no longer the one that ``bundle`` was read from.
+    """
+    data = path.read_bytes()
+    if open_seal(data, path).payload_sha256 != bundle.digest:
+        raise DamagedBundle("the file changed while it was read", where=path, remedy="run the command again")
+    sizes: dict[str, int] = {}
+
+    def measure(name: str, found: object) -> None:
+        if isinstance(found, h5py.Dataset):
+            sizes[f"/{name}"] = found.id.get_storage_size()
+
+    with h5py.File(io.BytesIO(data), "r") as file:
+        file.visititems(measure)
+    return sizes
 
 
 def _describe_recipe(bundle: Bundle, recipe: Recipe) -> dict[str, Any]:

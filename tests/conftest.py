@@ -1,0 +1,42 @@
+"""Fixtures that several tests share."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import handmade
+import pytest
+
+from fieldkit.bundle.writer import save_bundle
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """Run ``python -m fieldkit`` with these arguments in a folder of its own, as a user would."""
+
+    def fieldkit(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-W", "error", "-m", "fieldkit", *map(str, arguments)],
+            cwd=tmp_path,
+            env=os.environ | environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+
+    return fieldkit
+
+
+@pytest.fixture(scope="session")
+def bundle_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small bundle with two recipes and a probe.  Read only."""
+    path = tmp_path_factory.mktemp("bundle") / "tiny.h5"
+    save_bundle(handmade.bundle(handmade.recipe(), handmade.recipe("brief", steps=3)), path)
+    return path
