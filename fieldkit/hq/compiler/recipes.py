@@ -1,0 +1,90 @@
+"""From an architecture's name and options to a recipe whose programs are proven against torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import nn
+
+from fieldkit.bundle.radiometry import Radiometry
+from fieldkit.bundle.recipe import Augmentation, Recipe, Schedule
+from fieldkit.errors import UsageError
+from fieldkit.hq.compiler.optimisers import Optimiser, state_tensors
+from fieldkit.hq.compiler.parity import Parity, Subject, check_parity
+from fieldkit.hq.compiler.programs import Sizes, TrainingLoss, predict_program, train_program
+from fieldkit.hq.models import build_model, model_options
+from fieldkit.hq.models.laws import parameter_tensors
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A recipe and the proof that its programs do what torch does."""
+
+    recipe: Recipe
+    parity: Parity
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a recipe must know of the data: the shape and meaning of an image, and how many classes there are."""
+
+    input_shape: tuple[int, int, int]
+    class_count: int
+    radiometry: Radiometry
+
+    def __post_init__(self) -> None:
+        if self.class_count < 2:
+            raise UsageError("a classifier needs two classes", where="class_count", found=self.class_count)
+        if len(self.radiometry.mean) != self.input_shape[0]:
+            raise UsageError(
+                "one mean and std per channel",
+                where="radiometry",
+                found=len(self.radiometry.mean),
+                expected=self.input_shape[0],
+            )
+
+
+def compile_recipe(
+    name: str,
+    options: Any,
+    data: Data,
+    *,
+    optimiser: Optimiser,
+    schedule: Schedule,
+    augmentation: Augmentation = Augmentation(),  # noqa: B008
+) -> Compiled:
+    """Compile architecture ``name`` into a recipe of programs ``predict`` and ``train/full``.
+
+    options: the architecture's options dataclass, or a mapping of its fields.  schedule.batch fixes the batch of the
+    train program.  Raises UsageError for options out of range; ProgramError for a model that cannot be compiled, or
+    whose programs differ from torch.
+    """
+    chosen = model_options(name, options) if isinstance(options, Mapping) else options
+    model = build_model(name, chosen, data.input_shape, data.class_count)
+    architecture = {"name": name, **asdict(chosen)}
+    return compile_model(model, architecture, data, optimiser=optimiser, schedule=schedule, augmentation=augmentation)
+
+
+def compile_model(
+    model: nn.Module,
+    architecture: Mapping[str, Any],
+    data: Data,
+    *,
+    optimiser: Optimiser,
+    schedule: Schedule,
+    augmentation: Augmentation = Augmentation(),  # noqa: B008
+) -> Compiled:
+    """``compile_recipe`` for a module at hand; ``architecture`` describes it for people and holds its "name"."""
+    parameters = parameter_tensors(model)
+    sizes = Sizes(schedule.batch, data.input_shape, data.class_count)
+    loss = TrainingLoss(model, data.radiometry, augmentation, sizes)
+    programs = {
+        "predict": predict_program(model, data.radiometry, sizes, parameters),
+        "train/full": train_program(loss, parameters, optimiser),
+    }
+    state = {"full": state_tensors(optimiser, parameters)}
+    name = str(architecture["name"])
+    recipe = Recipe(name, architecture, parameters, state, programs, schedule, augmentation)
+    return Compiled(recipe, check_parity(Subject(recipe, loss, optimiser, data.radiometry)))

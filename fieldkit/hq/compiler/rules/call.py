@@ -1,0 +1,77 @@
+"""What a rule is: one function per ATen operator that writes its forward nodes and returns the way back.
+
+A rule takes a ``Call`` and the operator's arguments in the order of its schema, tensors as ``Value``.  It returns the
+output (a tuple for several) and a pullback: given the output's gradient, the gradients of the arguments, in order, with
+None for what is no tensor or does not train; arguments after the last differentiable one may be left out.  A rule
+returns None as pullback if the output is constant almost everywhere in its arguments (a comparison).
+
+What a pullback writes and nobody needs costs nothing: dead nodes never reach the program.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from fieldkit.errors import ProgramError
+from fieldkit.hq.compiler.graph import Graph
+from fieldkit.hq.compiler.nodes import Dim, Value
+
+Gradient = Value | None | list[Value | None]
+Pullback = Callable[..., Sequence[Gradient]]
+Rule = Callable[..., tuple[Value | tuple[Value, ...], Pullback | None]]
+
+
+@dataclass(frozen=True)
+class Call:
+    """One captured call.
+
+    path: where in the model it stands.  operator: its ATen name.  result: torch's own description of what it returns.
+    """
+
+    graph: Graph
+    path: str
+    operator: str
+    result: Any
+
+    @property
+    def dtype(self) -> str:
+        """The output's dtype, by numpy's name."""
+        return dtype_name(self.result.dtype)
+
+    @property
+    def shape(self) -> tuple[Dim, ...]:
+        """The output's shape; the free batch of a prediction shows as "N"."""
+        return tuple(n if isinstance(n, int) else "N" for n in self.result.shape)
+
+    def tensor(self, argument: Value | bool | float, dtype: str | None = None) -> Value:
+        """A tensor or a plain number as a Value of ``dtype``; by default of the output's."""
+        if isinstance(argument, Value):
+            return self.graph.cast(argument, dtype or self.dtype)
+        return self.graph.constant(argument, dtype or self.dtype)
+
+    def refuse(self, found: object, expected: object, remedy: str) -> ProgramError:
+        """The error for a use of the operator that its rule does not cover."""
+        return ProgramError(
+            f"{self.operator} is not compiled in this form",
+            where=self.path,
+            found=found,
+            expected=expected,
+            remedy=remedy,
+        )
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """numpy's name of a torch dtype."""
+    return str(dtype).removeprefix("torch.")
+
+
+def unbroadcast(graph: Graph, gradient: Value, like: Value) -> Value:
+    """Sum a gradient over the axes along which ``like`` was broadcast."""
+    extra = gradient.rank - like.rank
+    axes = [*range(extra)]
+    axes += [axis + extra for axis, size in enumerate(like.shape) if size == 1 and gradient.shape[axis + extra] != 1]
+    return graph.reshape(graph.sum(gradient, axes, keep=True), like.shape)
