@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import random
 from collections.abc import Callable, Mapping
@@ -26,12 +27,12 @@ PARTS = unpack(WHOLE, "whole")
 
 def sealed(build: Callable[[Any], None], name: str = "tiny", parts: Mapping[str, np.ndarray] = PARTS) -> bytes:
     """A rightly sealed file of ``parts``, into which ``build`` puts what it likes."""
-    with h5py.File("memory", "w", driver="core", backing_store=False, userblock_size=USER_BLOCK) as file:
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w", userblock_size=USER_BLOCK) as file:
         for path, array in parts.items():
             file[path] = array
         build(file)
-        file.flush()
-        payload = bytes(file.id.get_file_image())
+    payload = buffer.getvalue()[USER_BLOCK:]
     return seal(name, payload) + payload
 
 

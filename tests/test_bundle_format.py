@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -102,7 +103,7 @@ def test_the_bytes_of_a_bundle_do_not_depend_on_the_process() -> None:
     made = subprocess.run(
         [sys.executable, "-c", code],
         cwd=Path(__file__).parent,
-        env={"PYTHONHASHSEED": "12345"},
+        env={**os.environ, "PYTHONHASHSEED": "12345"},
         capture_output=True,
         text=True,
         check=True,
