@@ -111,11 +111,14 @@ def test_encoded_images(tmp_path: Path) -> None:
 def test_all_faults_of_arrays_at_once(tmp_path: Path) -> None:
     broken = np.full((6, 4, 3), 0.5)
     broken[0, 0, 0] = np.nan
-    text = faults(npz(tmp_path, x_train=broken, y_train=LABELS, x_test=GREY, y_test=LABELS[:5] * 1.0, classes="oops"))
+    text = faults(
+        npz(tmp_path, x_train=broken, y_train=LABELS - 1, x_test=GREY, y_test=LABELS[:5] * 1.0, classes="oops")
+    )
     assert "x_train: float64 pixels; expected the sensor's native counts" in text
     assert "1 are NaN" in text
     assert "y_test: float64 labels" in text
     assert "classes: expected" in text
+    assert "3 labels out of range" in text
 
 
 @pytest.mark.parametrize(
@@ -141,6 +144,7 @@ def test_all_faults_of_arrays_at_once(tmp_path: Path) -> None:
         ({"x_train": GREY, "y_train": LABELS, "bands": ["a", "b"]}, "2 names for images of 1 bands"),
         ({"x_train": GREY[:0], "y_train": LABELS[:0]}, "none of them 0"),
         ({"x_train": GREY.astype(complex), "y_train": LABELS}, "complex128 pixels"),
+        ({"x_train": GREY > 9, "y_train": LABELS}, "bool pixels"),
     ],
 )
 def test_faults_of_arrays(tmp_path: Path, arrays: dict[str, Any], reason: str) -> None:

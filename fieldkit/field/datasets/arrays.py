@@ -32,10 +32,12 @@ def from_arrays(arrays: Mapping[str, np.ndarray], about: Mapping[str, Any], faul
     for split in whole:
         pixels = _pixels(arrays[f"x_{split}"], f"x_{split}", layout, faults)
         targets = _targets(arrays[f"y_{split}"], f"y_{split}", faults)
-        if pixels is not None and targets is not None:
-            images[split], labels[split] = pixels, targets
-            if len(pixels) != len(targets):
-                faults.append(f"x_{split} has {len(pixels)} images, y_{split} {len(targets)} labels")
+        if pixels is not None:
+            images[split] = pixels
+        if targets is not None:
+            labels[split] = targets
+        if pixels is not None and targets is not None and len(pixels) != len(targets):
+            faults.append(f"x_{split} has {len(pixels)} images, y_{split} {len(targets)} labels")
     classes = names(about.get("classes"))
     if "classes" in about and not classes:
         faults.append("classes: expected a JSON list or an array of names")
@@ -72,7 +74,7 @@ def _foreign_pixels(array: np.ndarray) -> str:
             return f"{found}; {broken} are NaN or infinite"
     if array.dtype.kind not in "fiub" or not array.size:
         return found
-    low, high = array.min(), array.max()
+    low, high = float(array.min()), float(array.max())
     if low >= 0 and high <= np.iinfo(np.uint16).max and np.array_equal(array, np.rint(array)):
         smallest = "uint8" if high <= np.iinfo(np.uint8).max else "uint16"
         return f"{found}; all are whole, {low:g} to {high:g}: store x.astype({smallest!r})"

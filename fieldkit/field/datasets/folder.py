@@ -11,7 +11,7 @@ from fieldkit.errors import DataError, UsageError
 from fieldkit.field.datasets.found import SPLITS, Found, odd_kinds
 from fieldkit.field.imagery import is_image_file, read_image
 
-_REMEDY = "mend, resize or remove what is named, then run it again"
+_REMEDY = "mend, resize, add or remove what is named, then run it again"
 
 
 def recognises(path: Path) -> bool:
