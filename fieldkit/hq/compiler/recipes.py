@@ -53,7 +53,7 @@ def compile_recipe(
     *,
     optimiser: Optimiser,
     schedule: Schedule,
-    augmentation: Augmentation = Augmentation(),  # noqa: B008
+    augmentation: Augmentation = Augmentation(),
 ) -> Compiled:
     """Compile architecture ``name`` into a recipe of programs ``predict`` and ``train/full``.
 
@@ -74,7 +74,7 @@ def compile_model(
     *,
     optimiser: Optimiser,
     schedule: Schedule,
-    augmentation: Augmentation = Augmentation(),  # noqa: B008
+    augmentation: Augmentation = Augmentation(),
 ) -> Compiled:
     """``compile_recipe`` for a module at hand; ``architecture`` describes it for people and holds its "name"."""
     parameters = parameter_tensors(model)

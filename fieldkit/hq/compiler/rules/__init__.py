@@ -3,7 +3,16 @@
 A rule is one function in the file of its subject; ``call.py`` says what it takes and returns.
 """
 
-from fieldkit.hq.compiler.rules import elementwise, linear, normalisation, pooling, reduction, sampling, shaping
+from fieldkit.hq.compiler.rules import (
+    convolution,
+    elementwise,
+    linear,
+    normalisation,
+    pooling,
+    reduction,
+    sampling,
+    shaping,
+)
 from fieldkit.hq.compiler.rules.call import Rule
 
 RULES: dict[str, Rule] = {
@@ -11,6 +20,7 @@ RULES: dict[str, Rule] = {
     **shaping.RULES,
     **reduction.RULES,
     **linear.RULES,
+    **convolution.RULES,
     **normalisation.RULES,
     **pooling.RULES,
     **sampling.RULES,
