@@ -18,7 +18,7 @@ from tiny import bundle
 
 from fieldkit.bundle import documents, parse_bundle, read_bundle, write_bundle
 from fieldkit.bundle.hdf5 import h5py, unpack
-from fieldkit.bundle.seal import MAGIC, STATEMENT_AT, USER_BLOCK, seal
+from fieldkit.bundle.seal import MAGIC, STATEMENT_AT, USER_BLOCK, seal, user_block
 from fieldkit.errors import BundleError, DamagedBundle, IncompatibleBundle
 
 WHOLE = write_bundle(bundle(weights=True))
@@ -39,7 +39,7 @@ def sealed(build: Callable[[Any], None], name: str = "tiny", parts: Mapping[str,
 def with_statement(**changes: object) -> bytes:
     line = WHOLE[STATEMENT_AT : WHOLE.index(b"\n", STATEMENT_AT)]
     statement = documents.encode(documents.decode(line, "statement") | changes)
-    return (MAGIC + statement + b"\n").ljust(USER_BLOCK, b"\0") + WHOLE[USER_BLOCK:]
+    return user_block(statement) + WHOLE[USER_BLOCK:]
 
 
 def with_document(path: str, change: Callable[[dict[str, Any]], object]) -> bytes:
@@ -65,12 +65,13 @@ def test_the_tests_own_packing_is_accepted() -> None:
 
 def test_every_changed_byte_is_noticed() -> None:
     chosen = random.Random(0)
-    places = [*range(300), *(chosen.randrange(len(WHOLE)) for _ in range(1500)), len(WHOLE) - 1]
+    places = [*range(400), *(chosen.randrange(len(WHOLE)) for _ in range(1500)), len(WHOLE) - 1]
     for place in places:
-        changed = bytearray(WHOLE)
-        changed[place] ^= 1 << chosen.randrange(8)
-        with pytest.raises(BundleError):
-            parse_bundle(bytes(changed), "file.h5")
+        for bit in range(8) if place < 400 else [chosen.randrange(8)]:
+            changed = bytearray(WHOLE)
+            changed[place] ^= 1 << bit
+            with pytest.raises(BundleError):
+                parse_bundle(bytes(changed), "file.h5")
 
 
 @pytest.mark.parametrize("length", [0, 1, 15, 16, 17, 200, 2048, 4095, 4096, 4097, 5000, len(WHOLE) - 1])
@@ -133,8 +134,9 @@ def test_statements() -> None:
     refused(with_statement(name="other"), "the statement says 'other', the manifest 'tiny'")
     refused(with_statement(payload_length=5), "too short or too long")
     refused(with_statement(payload_sha256="0" * 64), "changed")
-    spaced = WHOLE[:USER_BLOCK].replace(b'","', b'", "').ljust(USER_BLOCK, b"\0")[:USER_BLOCK]
-    refused(spaced + WHOLE[USER_BLOCK:], "not canonical")
+    line = WHOLE[STATEMENT_AT : WHOLE.index(b"\n", STATEMENT_AT)]
+    refused(user_block(line.replace(b'","', b'", "')) + WHOLE[USER_BLOCK:], "not canonical")
+    refused(WHOLE.replace(b'"serial":0', b'"serial":1', 1), "statement was changed")
     refused(WHOLE[:2050] + b"x" + WHOLE[2051:], "signatures")
 
 

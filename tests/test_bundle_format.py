@@ -76,7 +76,8 @@ def test_golden_user_block() -> None:
         b'"239f59ed55e737c77147cf55ad0c1b030b6d7ee748a7426952f9b852d5a935e5","serial":3,"version":1}\n'
     )
     block = seal("tiny", payload, serial=3)
-    assert block == MAGIC + statement + bytes(4096 - 16 - len(statement))
+    own = hashlib.sha256(statement[:-1]).hexdigest().encode() + b"\n"
+    assert block == MAGIC + statement + own + bytes(4096 - 16 - len(statement) - len(own))
     assert open_seal(block + payload, "memory") == Statement("tiny", 7, hashlib.sha256(payload).hexdigest(), 3)
 
 

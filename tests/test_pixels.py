@@ -18,9 +18,10 @@ images = arrays.arrays(
 )
 
 
-@given(images, st.sampled_from(["uint8", "uint16"]))
-def test_error_is_at_most_half_a_code(images: np.ndarray, dtype: str) -> None:
-    pixels = Pixels.encode(images, dtype)
+@given(images, st.sampled_from(["uint8", "uint16"]), st.none() | st.integers(2, 256))
+def test_error_is_at_most_half_a_code(images: np.ndarray, dtype: str, levels: int | None) -> None:
+    pixels = Pixels.encode(images, dtype, levels)
+    assert levels is None or pixels.codes.max() < levels
     assert pixels.codes.dtype == dtype
     assert pixels.scale.dtype == pixels.offset.dtype == np.float32
     # float32 itself rounds counts of this size by up to 2**-7.
@@ -63,3 +64,9 @@ def test_pixels_must_be_finite(value: float) -> None:
 def test_pixels_are_stored_as_two_dtypes_only() -> None:
     with pytest.raises(UsageError, match="uint8 or uint16"):
         Pixels.encode(np.zeros((1, 1, 2, 2), np.float32), "int32")
+
+
+@pytest.mark.parametrize("levels", [-1, 0, 1, 257])
+def test_levels_must_fit(levels: int) -> None:
+    with pytest.raises(UsageError, match="2 to 256"):
+        Pixels.encode(np.zeros((1, 1, 2, 2), np.float32), "uint8", levels)

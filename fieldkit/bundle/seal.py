@@ -2,7 +2,7 @@
 
     offset     bytes
     0          16      magic, ``fieldkit-bundle`` and a newline
-    16         <=2032  the statement: canonical JSON and a newline, then zeros
+    16         <=2032  the statement: canonical JSON and a newline; its own SHA-256 and a newline; then zeros
     2048       2048    signatures; all zeros in a bundle that is not signed
     4096       ...     the payload: HDF5
 
@@ -69,8 +69,13 @@ def seal(name: str, payload: bytes, serial: int = 0) -> bytes:
     if not 0 <= serial <= MAX_SERIAL:
         raise UsageError("not a serial number", where="serial", found=serial, expected=f"0 to {MAX_SERIAL}")
     statement = Statement(name, len(payload), hashlib.sha256(payload).hexdigest(), serial)
-    head = MAGIC + statement.encode() + b"\n"
-    return head.ljust(USER_BLOCK, b"\0")
+    return user_block(statement.encode())
+
+
+def user_block(statement: bytes) -> bytes:
+    """The 4096 bytes that hold an encoded statement."""
+    lines = MAGIC + statement + b"\n" + hashlib.sha256(statement).hexdigest().encode() + b"\n"
+    return lines.ljust(USER_BLOCK, b"\0")
 
 
 def open_seal(data: bytes, where: object) -> Statement:
@@ -117,10 +122,10 @@ def _check_magic(data: bytes, where: object) -> None:
 
 
 def _statement(data: bytes, where: object) -> dict[str, Any]:
-    """The statement as a JSON object; its bytes must be the canonical ones."""
-    line, newline, rest = data[STATEMENT_AT:SIGNATURES_AT].partition(b"\n")
-    if not newline or any(rest):
-        raise DamagedBundle("the statement does not end as it should", where=where, remedy=_AGAIN)
+    """The statement as a JSON object; its bytes must be the canonical ones, and what follows it as written."""
+    line = data[STATEMENT_AT:SIGNATURES_AT].partition(b"\n")[0]
+    if data[:SIGNATURES_AT] != user_block(line)[:SIGNATURES_AT]:
+        raise DamagedBundle("the statement was changed after it was written", where=where, remedy=_AGAIN)
     document = documents.decode(line, f"{where}: statement")
     if line != documents.encode(document):
         raise DamagedBundle("the statement is not canonical JSON", where=where, remedy=_AGAIN)
