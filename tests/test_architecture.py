@@ -18,6 +18,7 @@ DOORS = {
     "torch": ("hq/",),
     "onnx": ("hq/",),
     "sklearn": ("hq/",),
+    "zopfli": ("hq/",),
     "click": ("cli/",),
     "onnxruntime": ("field/session.py",),
     "h5py": ("bundle/hdf5.py",),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -125,6 +126,15 @@ def test_a_tiny_bundle_is_small() -> None:
     assert len(write_bundle(bundle(weights=True))) < 11_000
 
 
+def test_any_deflate_makes_the_same_bundle(tmp_path: Path) -> None:
+    stored = write_bundle(bundle(weights=True), lambda data: zlib.compress(data, 0))
+    assert len(stored) > len(write_bundle(bundle(weights=True)))
+    assert same(replace(parse_bundle(stored, "memory"), digest=""), bundle(weights=True))
+    assert save_bundle(bundle(weights=True), tmp_path / "b.h5", lambda data: zlib.compress(data, 0)).digest == (
+        parse_bundle(stored, "memory").digest
+    )
+
+
 def test_save_and_read(tmp_path: Path) -> None:
     saved = save_bundle(bundle(), tmp_path / "b.h5")
     assert same(read_bundle(tmp_path / "b.h5"), saved)
@@ -139,6 +149,7 @@ def test_recipes_keep_the_manifests_order() -> None:
 
 
 def test_large_arrays_take_several_chunks() -> None:
+    # 8 MiB each: two fit into a chunk, and the last chunk is half empty.
     noise = np.random.default_rng(0).integers(0, 2**16, (3, 1, 2048, 2048), dtype=np.uint16)
     shaped = replace(manifest(), input_shape=(1, 2048, 2048), radiometry=Radiometry(("g",), "uint16", (1.0,), (1.0,)))
     pixels = Pixels(noise, np.ones(1, np.float32), np.zeros(1, np.float32))

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator, Mapping
+import zlib
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -39,10 +40,18 @@ _COMPACT = 128
 _CHUNK = 16 * layout.MIB
 _GZIP_LEVEL = 9
 
-__all__ = ["UNREADABLE", "h5py", "pack", "unpack"]
+Deflate = Callable[[bytes], bytes]
+"""Bytes to a zlib stream of them."""
+
+__all__ = ["UNREADABLE", "Deflate", "deflate", "h5py", "pack", "unpack"]
 
 
-def pack(parts: Mapping[str, np.ndarray], user_block: int) -> bytes:
+def deflate(data: bytes) -> bytes:
+    """The smallest zlib stream that zlib itself makes."""
+    return zlib.compress(data, _GZIP_LEVEL)
+
+
+def pack(parts: Mapping[str, np.ndarray], user_block: int, deflate: Deflate = deflate) -> bytes:
     """An HDF5 file that holds ``parts`` (arrays by path), without its user block, which the caller puts before it.
 
     The same parts give the same bytes: sorted, no times, one chunk per small array.
@@ -52,7 +61,7 @@ def pack(parts: Mapping[str, np.ndarray], user_block: int) -> bytes:
         for folder in sorted({path[:cut] for path in parts for cut, sign in enumerate(path) if sign == "/" and cut}):
             h5g.create(file, folder.encode(), gcpl=_group_plan())
         for path in sorted(parts):
-            _store(file, path, parts[path])
+            _store(file, path, parts[path], deflate)
         # HDF5 keeps room for attributes in each header, 190 bytes a dataset, and drops it when an object is copied.
         with _created(final, user_block) as compact:
             for name in sorted(h5g.open(file, b"/")):
@@ -188,20 +197,37 @@ def _load(dataset: Any) -> np.ndarray:
     return array
 
 
-def _store(file: Any, path: str, array: np.ndarray) -> None:
+def _store(file: Any, path: str, array: np.ndarray, deflate: Deflate) -> None:
+    array = np.ascontiguousarray(array)
     plan = h5p.create(h5p.DATASET_CREATE)
     plan.set_obj_track_times(False)
     plan.set_fill_time(h5d.FILL_TIME_NEVER)
+    rows = max(1, min(len(array), _CHUNK * len(array) // array.nbytes))
     if array.nbytes <= _COMPACT:
         plan.set_layout(h5d.COMPACT)
     else:
-        rows = max(1, min(len(array), _CHUNK * len(array) // array.nbytes))
         plan.set_chunk((rows, *array.shape[1:]))
         if array.itemsize > 1:
             plan.set_shuffle()
         plan.set_deflate(_GZIP_LEVEL)
     dataset = h5d.create(file, path.encode(), _TYPES[array.dtype.name], h5s.create_simple(array.shape), plan)
-    dataset.write(h5s.ALL, h5s.ALL, np.ascontiguousarray(array))
+    if array.nbytes <= _COMPACT:
+        dataset.write(h5s.ALL, h5s.ALL, array)
+        return
+    for start in range(0, len(array), rows):
+        chunk = _whole_chunk(array[start : start + rows], rows)
+        dataset.write_direct_chunk((start, *(0,) * (array.ndim - 1)), deflate(_shuffled(chunk)))
+
+
+def _whole_chunk(part: np.ndarray, rows: int) -> np.ndarray:
+    """The last chunk is stored at full size, whatever the array's length."""
+    return np.concatenate([part, np.zeros((rows - len(part), *part.shape[1:]), part.dtype)])
+
+
+def _shuffled(chunk: np.ndarray) -> bytes:
+    """HDF5's shuffle filter: first bytes of all values, then second bytes, and so on."""
+    little = chunk.astype(chunk.dtype.newbyteorder("<"), copy=False)
+    return little.view(np.uint8).reshape(-1, chunk.itemsize).T.tobytes()
 
 
 def _group_plan() -> Any:

@@ -17,22 +17,25 @@ from fieldkit.bundle.seal import USER_BLOCK, open_seal, seal
 from fieldkit.errors import UsageError
 
 
-def save_bundle(bundle: Bundle, path: str | Path) -> Bundle:
+def save_bundle(bundle: Bundle, path: str | Path, deflate: hdf5.Deflate = hdf5.deflate) -> Bundle:
     """Write ``bundle`` to ``path`` atomically; the same bundle with its digest is returned.
+
+    deflate: makes zlib streams; one that takes its time (zopfli) saves about a twentieth of the file.
 
     Raises UsageError for a bundle that contradicts itself or a path that cannot be written, ResourceError if the disk
     is full.
     """
-    data = write_bundle(bundle)
+    data = write_bundle(bundle, deflate)
     write_atomically(path, data)
     return replace(bundle, digest=open_seal(data, path).payload_sha256)
 
 
-def write_bundle(bundle: Bundle) -> bytes:
+def write_bundle(bundle: Bundle, deflate: hdf5.Deflate = hdf5.deflate) -> bytes:
     """The bytes of a bundle file, its user block included.
 
-    The same bundle gives the same bytes under the same versions of h5py, HDF5 and zlib.  Raises UsageError that lists
-    everything which a reader would refuse.
+    The same bundle gives the same bytes under the same versions of h5py, HDF5 and of what deflates.
+
+    Raises UsageError that lists everything which a reader would refuse.
     """
     found = consistency.faults(bundle)
     if found:
@@ -45,7 +48,7 @@ def write_bundle(bundle: Bundle) -> bytes:
     ]
     if found:
         raise _refusal(bundle, found)
-    payload = hdf5.pack(parts, USER_BLOCK)
+    payload = hdf5.pack(parts, USER_BLOCK, deflate)
     size, declared = USER_BLOCK + len(payload), sum(array.nbytes for array in parts.values())
     if size > layout.MAX_FILE or declared > layout.declared_limit(size):
         raise _refusal(bundle, [f"{size} bytes that hold {declared}: more than a reader accepts"])
