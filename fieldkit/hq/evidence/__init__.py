@@ -1,0 +1,1 @@
+"""What HQ measures about a bundle before it leaves."""

@@ -1,0 +1,184 @@
+"""``fieldkit build``: a bundle from a data set."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fieldkit.cli import faces, options
+from fieldkit.errors import Interrupted, UsageError
+
+if TYPE_CHECKING:
+    from fieldkit.hq.building import Built, RecipeSpec
+    from fieldkit.hq.distil.driver import Budget, Status
+
+
+@click.command(
+    epilog="\b\nExamples:\n  fieldkit build digits -o digits.h5 --ipc 5 --minutes 1\n"
+    "  fieldkit build data.npz -o set.h5 --ipc 10 --method unrolled --recipe convnet:width=32 --probe 200"
+)
+@click.argument("data")
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Bundle to write.")
+@click.option("--ipc", type=click.IntRange(min=1), default=10, show_default=True, help="Distilled images per class.")
+@click.option("--method", default="distribution", show_default=True, help="distribution, unrolled or random.")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="A setting of the method; repeatable.")
+@click.option(
+    "--init",
+    type=click.Choice(["fixed", "random"]),
+    default="random",
+    show_default=True,
+    help="Whether the first weights travel in the bundle or each device draws its own.",
+)
+@click.option(
+    "--recipe",
+    "recipes",
+    multiple=True,
+    metavar="NAME[:KEY=VALUE,...]",
+    default=("convnet",),
+    show_default=True,
+    help="A model to compile, with options; repeatable.  The set is distilled for the first.",
+)
+@click.option("--steps", type=click.IntRange(min=1), help="Training steps on a device.  [default: the method's]")
+@click.option("--batch", type=click.IntRange(min=1), help="Images in a training step.  [default: all, at most 100]")
+@click.option("--minutes", type=click.FloatRange(min=0, min_open=True), help="Time to distil.")
+@click.option("--iterations", type=click.IntRange(min=1), help="Iterations to distil: the same bytes each time.")
+@click.option(
+    "--probe",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Real labelled images that the bundle carries to check a device's model.",
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of all randomness.")
+@click.option("--name", help="Name in the bundle.  [default: that of the file]")
+@click.option("--resume", is_flag=True, help="Go on with a job that was stopped; repeat its options.")
+@options.threads
+@options.as_json
+@options.quiet
+def build(
+    data: str,
+    output: Path,
+    *,
+    ipc: int,
+    method: str,
+    settings: tuple[str, ...],
+    init: str,
+    recipes: tuple[str, ...],
+    steps: int | None,
+    batch: int | None,
+    minutes: float | None,
+    iterations: int | None,
+    resume: bool,
+    as_json: bool,
+    quiet: bool,
+    **rest: Any,
+) -> None:
+    """Distil DATA, compile each recipe's training, and pack both into a bundle.
+
+    DATA is an HDF5 or npz file with x_train, y_train and optionally x_test, y_test and classes; a folder of images,
+    train/CLASS/* or CLASS/*; or the word digits, for scikit-learn's own.
+
+    Ctrl-C keeps the best set so far; the same command with --resume goes on from there.
+    """
+    from fieldkit.hq import building
+
+    spec = building.Spec(
+        data=data,
+        ipc=ipc,
+        method=method,
+        settings=parsed(settings, "--set"),
+        init=init,
+        recipes=tuple(recipe(text) for text in recipes),
+        steps=steps,
+        batch=batch,
+        budget=budget(minutes, iterations),
+        **rest,
+    )
+    with faces.Progress("distilling", "%", quiet) as progress:
+        built = building.build(
+            spec,
+            output,
+            resume=resume,
+            report=lambda status: progress(*shown(status)),
+            note=lambda text: faces.print_note(text, quiet),
+        )
+    show(built, output, as_json)
+    if built.outcome.interrupted:
+        raise Interrupted(
+            "stopped before the budget was used up; the bundle holds the best set so far",
+            where=output,
+            remedy="the same command with --resume goes on",
+        )
+
+
+def parsed(pairs: Sequence[str], where: str) -> dict[str, Any]:
+    """{"window": 8} from ["window=8"]: numbers, true and false are read as such, anything else as text."""
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals or not key:
+            raise UsageError("not a setting", where=where, found=pair, expected="KEY=VALUE")
+        found[key] = _value(text)
+    return found
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def recipe(text: str) -> RecipeSpec:
+    """An architecture with options, from "convnet:width=32,norm=group"."""
+    from fieldkit.hq.building import RecipeSpec
+
+    name, _, given = text.partition(":")
+    return RecipeSpec(name, parsed(given.split(",") if given else [], f"--recipe {name}"))
+
+
+def budget(minutes: float | None, iterations: int | None) -> Budget | None:
+    """The budget that the user named, if any."""
+    from fieldkit.hq.distil.driver import Budget
+
+    if minutes is None and iterations is None:
+        return None
+    return Budget(iterations, None if minutes is None else 60.0 * minutes)
+
+
+def shown(status: Status) -> tuple[int, int, str]:
+    """A status as (done, total, note) of the progress display."""
+    best = "" if status.best is None else f", best held-out {faces.percent(status.best)}"
+    pace = status.iterations / max(status.seconds, 1e-9)
+    return round(100 * status.done), 100, f"{status.iterations} iterations, {pace:.1f}/s, loss {status.loss:.4f}{best}"
+
+
+def show(built: Built, output: Path, as_json: bool) -> None:
+    """What was built, as text or as a JSON document."""
+    manifest, outcome = built.bundle.manifest, built.outcome
+    size = output.stat().st_size
+    if as_json:
+        document = {
+            "bundle": {"file": str(output), "name": manifest.name, "digest": built.bundle.digest, "bytes": size},
+            "method": dict(manifest.method),
+            "iterations": outcome.iterations,
+            "seconds": round(outcome.seconds, 1),
+            "interrupted": outcome.interrupted,
+            "expectations": manifest.to_json()["expectations"],
+        }
+        faces.print_json("build", document)
+        return
+    click.echo(
+        f"{output}: {len(built.bundle.images)} distilled images, {size:,} bytes, "
+        f"{outcome.iterations} iterations in {faces.duration(outcome.seconds)}"
+    )
+    for name, splits in manifest.expectations.items():
+        for split, each in splits.items():
+            click.echo(
+                f"{name}, {split}: {100 * each.mean:.2f} +- {100 * each.std:.2f} % of {each.samples} images right, "
+                f"{each.seeds} trainings through the field engine"
+            )

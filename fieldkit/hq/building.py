@@ -1,0 +1,300 @@
+"""From a data set to a bundle: the whole story."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fieldkit.bundle import save_bundle
+from fieldkit.bundle.atomic import check_writable
+from fieldkit.bundle.contents import Bundle
+from fieldkit.bundle.manifest import Expectation, Manifest
+from fieldkit.bundle.pixels import Pixels
+from fieldkit.bundle.radiometry import Radiometry
+from fieldkit.bundle.recipe import Initial, Recipe
+from fieldkit.bundle.samples import Samples
+from fieldkit.errors import UsageError
+from fieldkit.field.datasets import Dataset, check_enough
+from fieldkit.hq.compiler import Compiled, Data, Sgd, compile_recipe
+from fieldkit.hq.distil import method, start
+from fieldkit.hq.distil.descent import accuracy, reference_weights
+from fieldkit.hq.distil.driver import Budget, Checkpoint, Outcome, Report, drive
+from fieldkit.hq.distil.problem import Problem, Snapshot
+from fieldkit.hq.evidence.accuracy import FieldScores, expectation
+from fieldkit.hq.models import build_model
+from fieldkit.hq.models.normalisation import Normalise
+from fieldkit.hq.sources import load
+from fieldkit.hq.splitting import Splits, held_out_size, split
+
+MOMENTUM = 0.9
+# Seeds of the trainings that select are not those of the trainings that are reported.
+SELECTION_SEEDS = (1001, 1002)
+REPORT_SEEDS = (0, 1, 2, 3, 4)
+
+
+@dataclass(frozen=True)
+class RecipeSpec:
+    """One recipe to compile: an architecture's name and its options."""
+
+    architecture: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Spec:
+    """Everything that decides what a build makes.
+
+    data: what ``fieldkit.hq.sources.load`` takes.  ipc: distilled images per class.
+    method, settings: the distillation and its own settings.  init: "fixed" or "random".
+    recipes: the first is the one that the set is distilled for.  steps, batch: how long a device trains, and on how
+    many images at a time; None takes the method's own.
+    budget: how long to distil; None takes the method's own iterations.
+    probe: real images that the bundle carries.  seed: of all randomness.  name: the bundle's; None takes the file's.
+    threads: of torch and onnxruntime; None takes every processor.
+    """
+
+    data: str
+    ipc: int = 10
+    method: str = "distribution"
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    init: str = "random"
+    recipes: tuple[RecipeSpec, ...] = (RecipeSpec("convnet"),)
+    steps: int | None = None
+    batch: int | None = None
+    budget: Budget | None = None
+    probe: int = 0
+    seed: int = 0
+    name: str | None = None
+    threads: int | None = None
+
+
+@dataclass(frozen=True)
+class Built:
+    """The bundle as written, and how its distillation ended."""
+
+    bundle: Bundle
+    outcome: Outcome
+
+
+def build(
+    spec: Spec,
+    output: Path,
+    *,
+    resume: bool = False,
+    report: Report = lambda status: None,
+    note: Callable[[str], None] = lambda text: None,
+) -> Built:
+    """Distil, compile, measure and pack.
+
+    report: called after each iteration; note: with a line on what goes on.  Ctrl-C ends the distillation early; the
+    best set so far is packed and ``built.outcome.interrupted`` says so.
+
+    Raises UsageError for options that do not fit, DataError for data that cannot be distilled, ProgramError for a
+    recipe that cannot be compiled, ResourceError if the disk is full.
+    """
+    _check(spec)
+    check_writable(output)
+    if spec.threads is not None:
+        torch.set_num_threads(spec.threads)
+    dataset = load(spec.data)
+    class_count = len(dataset.classes)
+    check_enough(dataset, spec.ipc, probe=spec.probe, held_out=held_out_size(len(dataset.train), class_count))
+    splits = split(dataset.train, class_count, spec.probe, spec.seed)
+    note(f"{dataset.name}: {len(splits.real):,} images to distil, {len(splits.held_out):,} held out to select by")
+    data = describe(dataset, splits)
+    recipes = compile_all(spec, data)
+    problem = pose(spec, data, splits, next(iter(recipes.values())).recipe)
+    scores = FieldScores(spec.threads)
+    packing = Packing(
+        manifest=manifest(spec, dataset, data, name=spec.name or output.stem, recipes=tuple(recipes)),
+        recipes={name: each.recipe for name, each in recipes.items()},
+        probe=splits.probe,
+    )
+    primary = next(iter(recipes))
+    seeds = SELECTION_SEEDS[:1] if spec.init == "fixed" else SELECTION_SEEDS
+
+    def judge(snapshot: Snapshot) -> float:
+        found = scores.accuracies(packing.pack(snapshot), primary, seeds, [splits.held_out])[0]
+        return float(np.mean(found))
+
+    distillation = start(spec.method, problem, spec.settings)
+    checkpoint = Checkpoint(output.with_name(output.name + ".resume"), fingerprint(spec, dataset))
+    outcome = drive(distillation, budget(spec), judge, checkpoint, resume=resume, report=report)
+    note("measuring the best set as a device will train it")
+    bundle = measured(packing.pack(outcome.best), spec, splits, scores)
+    card = evidence(recipes, problem, outcome, splits, bundle.manifest.expectations[primary]["held-out"])
+    written = save_bundle(replace(bundle, card=card), output)
+    if not outcome.interrupted:
+        checkpoint.remove()
+    return Built(written, outcome)
+
+
+def _check(spec: Spec) -> None:
+    """Refuse what no data set can make right."""
+    for where, value, least in (("ipc", spec.ipc, 1), ("probe", spec.probe, 0), ("seed", spec.seed, 0)):
+        if value < least:
+            raise UsageError("too small", where=where, found=value, expected=f"at least {least}")
+    if spec.init not in ("fixed", "random"):
+        raise UsageError("unknown kind of initial weights", where="init", found=spec.init, expected="fixed or random")
+    if not spec.recipes:
+        raise UsageError("a bundle needs a recipe", where="recipes", expected="at least one")
+    method(spec.method)
+
+
+def budget(spec: Spec) -> Budget:
+    """The spec's budget, or the method's own number of iterations."""
+    return spec.budget or Budget(iterations=method(spec.method).iterations)
+
+
+def describe(dataset: Dataset, splits: Splits) -> Data:
+    """What recipes must know of the data; the statistics are those of the images that are distilled."""
+    channels, height, width = dataset.train.images.shape[1:]
+    radiometry = Radiometry.measure(splits.real.images, dataset.bands)
+    return Data((channels, height, width), len(dataset.classes), radiometry)
+
+
+def compile_all(spec: Spec, data: Data) -> dict[str, Compiled]:
+    """Every recipe of the spec by its name in the bundle; the parity of each is proven."""
+    own = method(spec.method).training(spec.ipc * data.class_count)
+    schedule = own.schedule if spec.steps is None else own.schedule.with_steps(spec.steps)
+    if spec.batch is not None:
+        schedule = replace(schedule, batch=spec.batch)
+    compiled: dict[str, Compiled] = {}
+    for each in spec.recipes:
+        name = each.architecture if each.architecture not in compiled else f"{each.architecture}-{len(compiled) + 1}"
+        made = compile_recipe(
+            each.architecture,
+            each.options,
+            data,
+            optimiser=Sgd(momentum=MOMENTUM),
+            schedule=schedule,
+            augmentation=own.augmentation,
+        )
+        initial = Initial(seed=spec.seed if spec.init == "fixed" else None)
+        recipe = replace(made.recipe, name=name).with_training(schedule, initial)
+        compiled[name] = replace(made, recipe=recipe)
+    return compiled
+
+
+def pose(spec: Spec, data: Data, splits: Splits, recipe: Recipe) -> Problem:
+    """The problem that the method is given: real images, and the recipe that the set is distilled for."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    first = spec.recipes[0]
+    module = build_model(first.architecture, first.options, data.input_shape, data.class_count)
+    return Problem(
+        real=splits.real,
+        module=module.to(device),
+        normalise=Normalise(data.radiometry).to(device),
+        ipc=spec.ipc,
+        class_count=data.class_count,
+        schedule=recipe.schedule,
+        momentum=MOMENTUM,
+        initial=recipe.initial,
+        augmentation=recipe.augmentation,
+        seed=spec.seed,
+        device=device,
+    )
+
+
+@dataclass(frozen=True)
+class Packing:
+    """Makes a bundle of any snapshot of one build."""
+
+    manifest: Manifest
+    recipes: Mapping[str, Recipe]
+    probe: Samples | None
+
+    def pack(self, snapshot: Snapshot) -> Bundle:
+        """The bundle of this distilled set; the learnt schedule, if any, is the first recipe's."""
+        recipes = dict(self.recipes)
+        if snapshot.schedule is not None:
+            first = next(iter(recipes))
+            recipes[first] = recipes[first].with_training(snapshot.schedule, recipes[first].initial)
+        codes = Pixels.encode(snapshot.images, self.manifest.radiometry.dtype)
+        return Bundle(self.manifest, codes, snapshot.labels.astype(np.float16), recipes, self.probe)
+
+
+def manifest(spec: Spec, dataset: Dataset, data: Data, *, name: str, recipes: tuple[str, ...]) -> Manifest:
+    """The bundle's description, before anything was measured."""
+    return Manifest(
+        name=name,
+        task="classification",
+        classes=dataset.classes,
+        input_shape=data.input_shape,
+        radiometry=data.radiometry,
+        method={"name": spec.method, "ipc": spec.ipc, "settings": dict(spec.settings)},
+        recipes=recipes,
+        provenance=provenance(spec, dataset),
+        licence=dataset.licence,
+    )
+
+
+def provenance(spec: Spec, dataset: Dataset) -> dict[str, Any]:
+    """Where a bundle comes from: no paths, no dates, so that the same build gives the same bytes."""
+    libraries = ("fieldkit", "numpy", "torch", "onnx", "onnxruntime", "h5py")
+    return {
+        "data": {"name": dataset.name, "source": dataset.source, "sha256": digest(dataset)},
+        "seed": spec.seed,
+        "init": spec.init,
+        "python": platform.python_version(),
+        "libraries": {name: version(name).partition("+")[0] for name in libraries},
+    }
+
+
+def digest(dataset: Dataset) -> str:
+    """SHA-256, hex, of the training images and labels."""
+    found = hashlib.sha256()
+    for array in (dataset.train.images, dataset.train.targets):
+        found.update(str((array.shape, array.dtype.str)).encode())
+        found.update(np.ascontiguousarray(array).tobytes())
+    return found.hexdigest()
+
+
+def fingerprint(spec: Spec, dataset: Dataset) -> dict[str, Any]:
+    """What two runs must share for one to resume the other: all of the spec but where it reads and for how long."""
+    document = asdict(spec)
+    for name in ("data", "threads", "budget", "name"):
+        del document[name]
+    plain = {name: value if isinstance(value, int | str | None) else repr(value) for name, value in document.items()}
+    return plain | {"data": digest(dataset)}
+
+
+def measured(bundle: Bundle, spec: Spec, splits: Splits, scores: FieldScores) -> Bundle:
+    """The bundle with what HQ expects of each recipe, on the held-out split and on the probe."""
+    sets = {"held-out": splits.held_out} | ({"probe": splits.probe} if splits.probe is not None else {})
+    expectations: dict[str, dict[str, Expectation]] = {}
+    for name in bundle.recipes:
+        found = scores.accuracies(bundle, name, REPORT_SEEDS, list(sets.values()))
+        expectations[name] = {
+            split_name: expectation(accuracies, len(samples))
+            for (split_name, samples), accuracies in zip(sets.items(), found, strict=True)
+        }
+    return replace(bundle, manifest=replace(bundle.manifest, expectations=expectations))
+
+
+def evidence(
+    recipes: Mapping[str, Compiled], problem: Problem, outcome: Outcome, splits: Splits, field_engine: Expectation
+) -> dict[str, Any]:
+    """The card: parity of the programs, the course of the distillation, and torch's score beside the field engine's."""
+    reference = [
+        accuracy(
+            problem, reference_weights(problem, outcome.best, seed), splits.held_out.images, splits.held_out.targets
+        )
+        for seed in REPORT_SEEDS
+    ]
+    return {
+        "parity": {name: each.parity.to_json() for name, each in recipes.items()},
+        "distillation": {
+            "iterations": outcome.iterations,
+            "held_out_curve": [[iteration, score] for iteration, score in outcome.curve],
+        },
+        "held_out": {"field_engine": field_engine.mean, "torch_unrounded": float(np.mean(reference))},
+    }

@@ -1,0 +1,147 @@
+"""What a method is given, and what it gives back.
+
+A method is only mathematics: it reads a ``Problem`` and makes one iteration at a time.  The driver (driver.py) owns
+time, checkpoints, selection and progress.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Protocol, TypeAlias, cast
+
+import numpy as np
+import torch
+from torch import nn
+from torch.func import functional_call
+
+from fieldkit.bundle.recipe import Augmentation, Initial, Schedule, Tensor
+from fieldkit.bundle.samples import Samples
+from fieldkit.bundle.weights import initial_weights
+from fieldkit.hq.models.laws import parameter_tensors
+from fieldkit.hq.models.normalisation import Normalise
+from fieldkit.tasks import classification
+
+Weights: TypeAlias = dict[str, torch.Tensor]
+State: TypeAlias = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A distilled set as it stands after some iterations.
+
+    images: float32 [n, c, h, w] in native counts.  labels: float32 [n, k], rows sum to 1.
+    schedule: the training schedule that the method has learnt, or None for the recipe's own.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    schedule: Schedule | None = None
+
+
+@dataclass(frozen=True)
+class Problem:
+    """The frozen task that a method solves.
+
+    real: the training images, uint8 | uint16 [n, c, h, w], and int64 [n] labels; neither probe nor held-out split.
+    module: the architecture, whose own weights are never used: methods pass weights in.
+    normalise: native counts to normalised pixels.
+    ipc: distilled images per class.  class_count: number of classes.
+    schedule: what the recipe trains with.  momentum, weight_decay: the SGD inside its train program.
+    initial: fixed or random initial weights.  augmentation: what the recipe trains with.
+    device: where torch computes; ``module`` and ``normalise`` are there already.
+    """
+
+    real: Samples
+    module: nn.Module
+    normalise: Normalise
+    ipc: int
+    class_count: int
+    schedule: Schedule
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    initial: Initial = field(default_factory=Initial)
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    seed: int = 0
+    device: str = "cpu"
+
+    @cached_property
+    def parameters(self) -> tuple[Tensor, ...]:
+        return parameter_tensors(self.module)
+
+    @cached_property
+    def groups(self) -> tuple[np.ndarray, ...]:
+        """Positions of each class's real samples."""
+        return classification.group(self.real.targets, self.class_count)
+
+    @property
+    def targets(self) -> np.ndarray:
+        """Classes of the distilled images, int64 [ipc * k]: class 0 first."""
+        return np.repeat(np.arange(self.class_count), self.ipc)
+
+    def fresh_model(self, seed: int) -> Weights:
+        """First weights as the device draws them; the bundle's own if ``initial`` is fixed."""
+        values = initial_weights(self.parameters, self.initial, seed)
+        return {name: torch.from_numpy(each).to(self.device) for name, each in values.items()}
+
+    def logits(self, weights: Mapping[str, torch.Tensor], pixels: torch.Tensor) -> torch.Tensor:
+        """float32 [n, k] for normalised pixels float32 [n, c, h, w]; differentiable in both."""
+        return cast(torch.Tensor, functional_call(self.module, dict(weights), (pixels,)))
+
+    def features(self, weights: Mapping[str, torch.Tensor], pixels: torch.Tensor) -> torch.Tensor:
+        """float32 [n, f]: what the classifier's last layer reads; differentiable in both."""
+        named = {f"module.{name}": value for name, value in weights.items()}
+        return cast(torch.Tensor, functional_call(_Features(self.module), named, (pixels,)))
+
+    def pixels(self, positions: np.ndarray) -> torch.Tensor:
+        """The real images at ``positions``, normalised float32 [n, c, h, w]."""
+        return cast(torch.Tensor, self.normalise(torch.from_numpy(self.real.images[positions]).to(self.device)))
+
+    def pick(self, per_class: int, rng: np.random.Generator) -> np.ndarray:
+        """Positions of ``per_class`` real samples of every class, class 0 first: int64 [per_class * k].
+
+        Drawn without repeats; a class that has fewer gives each at least once.
+        """
+        return np.concatenate([_draw(group, per_class, rng) for group in self.groups])
+
+    def rng(self, iteration: int) -> np.random.Generator:
+        """Randomness of one iteration: it depends on (seed, iteration) alone, so a resumed run repeats it."""
+        return np.random.default_rng([self.seed, iteration])
+
+
+class _Features(nn.Module):
+    """Calls ``features`` of the module inside, since functional_call runs only ``forward``."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return cast(torch.Tensor, cast(Any, self.module).features(pixels))
+
+
+def _draw(group: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    whole = [group] * (count // len(group))
+    return np.concatenate([*whole, rng.choice(group, count % len(group), replace=False)])
+
+
+class Distillation(Protocol):
+    """A method at work on one problem; its constructor takes (problem, settings)."""
+
+    def step(self, done: float) -> float:
+        """Make one iteration and return its loss; ``done`` in 0-1 is the share of the budget that is used up."""
+
+    def snapshot(self) -> Snapshot:
+        """The distilled set as it stands."""
+
+    def state(self) -> State:
+        """All that ``restore`` needs to go on: tensors, numbers, strings, lists and dicts of them."""
+
+    def restore(self, state: State) -> None:
+        """Go on from a state that ``state`` gave."""
+
+
+def annealed(rate: float, done: float, floor: float = 0.03) -> float:
+    """A rate that falls along a half cosine to ``floor`` times its start, so that the last iterations settle."""
+    return rate * (floor + (1.0 - floor) * 0.5 * (1.0 + float(np.cos(np.pi * min(done, 1.0)))))

@@ -1,0 +1,204 @@
+"""Performance matching by unrolled training.
+
+Wang, Zhu, Torralba & Efros, "Dataset Distillation", 2018 (arXiv 1811.10959), algorithm 1: train a network on the
+distilled images for a few steps of gradient descent, measure its loss on real images, and move images and learning
+rate down the gradient of that loss through all of the steps.
+
+Differs in what has been learnt since: soft labels are distilled too (Sucholutsky & Schonlau 2019); the inner steps use
+momentum, many steps, and one learned, bounded learning rate for each; Adam moves what is distilled; pixels pass the
+bundle's 8-bit rounding on their way into the network (straight-through, Bengio et al. 2013), and a little noise on the
+weights keeps the learned dynamics from leaning on the last bits of one machine's arithmetic.
+
+With a ``window``, gradients flow through that many steps only, from a random place of the training (Feng, Vedantam &
+Kempe, "Embarrassingly Simple Dataset Distillation", ICLR 2024: random truncated backpropagation through time, whose
+clipping by a moving average of the gradient's norm is used throughout).  Differs from it in that the places come from a
+pool of trainings in progress, each of which goes on from where its last window ended, so that no iteration pays for the
+steps before its window.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.cluster import KMeans
+from torch.nn import functional
+
+from fieldkit.errors import UsageError
+from fieldkit.hq.distil.descent import Training, descend
+from fieldkit.hq.distil.problem import Problem, Snapshot, State, Weights, annealed
+
+LEVELS = 255
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to unroll.
+
+    window: differentiable steps in an iteration; None takes the whole training.
+    pool: trainings kept in progress when there is a window.
+    real: real images that score a network.  rate: Adam's step size for normalised pixels and label logits.
+    learning_rate: where the learned learning rates start; lowest, highest: their bounds.
+    sharpness: logit of an image's own class at the start.  contrast: standard deviation of the noise on first pixels.
+    noise: standard deviation of the noise on the weights after each inner step, relative to each tensor's own.
+    """
+
+    window: int | None = None
+    pool: int = 8
+    real: int = 256
+    rate: float = 0.05
+    learning_rate: float = 0.04
+    lowest: float = 1e-4
+    highest: float = 0.5
+    sharpness: float = 4.0
+    contrast: float = 0.3
+    noise: float = 1e-3
+
+    def __post_init__(self) -> None:
+        if self.window is not None and self.window < 1:
+            raise UsageError("too short", where="unrolled window", found=self.window, expected="at least 1 step")
+        if not self.lowest <= self.learning_rate <= self.highest:
+            raise UsageError(
+                "out of its own bounds",
+                where="unrolled learning_rate",
+                found=self.learning_rate,
+                expected=f"{self.lowest} to {self.highest}",
+            )
+
+
+class Unrolled:
+    """Images start as the classes' k-means centres with noise, so that no single real image is copied."""
+
+    def __init__(self, problem: Problem, settings: Settings = Settings()) -> None:
+        self.problem = problem
+        self.settings = settings
+        self.iteration = 0
+        self.norm = 0.0
+        steps = problem.schedule.steps
+        rng = problem.rng(0)
+        self.pixels = centres(problem, settings.contrast, rng).requires_grad_(True)
+        own = functional.one_hot(torch.from_numpy(problem.targets), problem.class_count).float()
+        self.labels = (own * settings.sharpness).to(problem.device).requires_grad_(True)
+        self.rates = torch.full((steps,), math.log(settings.learning_rate), device=problem.device).requires_grad_(True)
+        groups = [
+            {"params": [self.pixels], "lr": settings.rate},
+            {"params": [self.labels], "lr": settings.rate},
+            {"params": [self.rates], "lr": settings.rate / 2},
+        ]
+        self.optimiser = torch.optim.Adam(groups, betas=(0.9, 0.99))
+        self.first_rates = [float(group["lr"]) for group in self.optimiser.param_groups]
+        size = 1 if settings.window is None else settings.pool
+        self.pool = [self._begin(rng) for _ in range(size)]
+        # The first trainings end early, each at another step, so that the pool spreads over the whole training.
+        self.ends = [max(steps * (slot + 1) // size, 1) for slot in range(size)]
+
+    def step(self, done: float) -> float:
+        """Unroll one window, score the network it ends with on real images, and move what is distilled."""
+        self.iteration += 1
+        rng = self.problem.rng(self.iteration)
+        slot = self.iteration % len(self.pool)
+        end = self.ends[slot]
+        stop = end if self.settings.window is None else min(self.pool[slot].step + self.settings.window, end)
+        reached = self._unroll(self.pool[slot], stop, rng)
+        positions = rng.integers(len(self.problem.real), size=self.settings.real)
+        targets = torch.from_numpy(self.problem.real.targets[positions]).to(self.problem.device)
+        loss = functional.cross_entropy(self.problem.logits(reached.weights, self.problem.pixels(positions)), targets)
+        value = float(loss.detach())
+        if stop < end and math.isfinite(value):
+            self.pool[slot] = reached.detached()
+        else:
+            self.pool[slot], self.ends[slot] = self._begin(rng), self.problem.schedule.steps
+        if math.isfinite(value):
+            self._move(loss, done)
+        return value
+
+    def snapshot(self) -> Snapshot:
+        pixels = self.problem.normalise.restore(self.pixels.detach()).cpu().numpy().copy()
+        rates = tuple(float(rate) for rate in self._rates().detach())
+        schedule = replace(self.problem.schedule, kind="listed", rate=0.0, warmup=0, rates=rates)
+        return Snapshot(pixels, torch.softmax(self.labels.detach(), dim=1).cpu().numpy(), schedule)
+
+    def state(self) -> State:
+        return {
+            "iteration": self.iteration,
+            "norm": self.norm,
+            "distilled": [each.detach() for each in self._distilled()],
+            "optimiser": self.optimiser.state_dict(),
+            "pool": [vars(each.detached()) for each in self.pool],
+            "ends": self.ends,
+        }
+
+    def restore(self, state: State) -> None:
+        self.iteration, self.norm = state["iteration"], state["norm"]
+        with torch.no_grad():
+            for mine, stored in zip(self._distilled(), state["distilled"], strict=True):
+                mine.copy_(stored)
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.pool, self.ends = [Training(**each) for each in state["pool"]], list(state["ends"])
+
+    def _distilled(self) -> list[torch.Tensor]:
+        return [self.pixels, self.labels, self.rates]
+
+    def _begin(self, rng: np.random.Generator) -> Training:
+        return Training.begin(self.problem, int(rng.integers(1 << 62)))
+
+    def _rates(self) -> torch.Tensor:
+        return self.rates.clamp(math.log(self.settings.lowest), math.log(self.settings.highest)).exp()
+
+    def _unroll(self, training: Training, stop: int, rng: np.random.Generator) -> Training:
+        """The training after step ``stop``, as a differentiable function of pixels, labels and learning rates."""
+        noise = torch.Generator().manual_seed(int(rng.integers(1 << 62)))
+        training = training.detached()
+        pixels, labels, rates = rounded(self.pixels), torch.softmax(self.labels, dim=1), self._rates()
+        for step in range(training.step, stop):
+            training = descend(self.problem, training, pixels, labels, rates[step], differentiable=True)
+            training = replace(training, weights=self._jittered(training.weights, noise))
+        return training
+
+    def _jittered(self, weights: Weights, noise: torch.Generator) -> Weights:
+        """The weights with a little noise, in proportion to each tensor's root mean square."""
+        if not self.settings.noise:
+            return weights
+        moved: Weights = {}
+        for name, value in weights.items():
+            spread = value.detach().square().mean().sqrt() * self.settings.noise
+            moved[name] = value + torch.randn(value.shape, generator=noise).to(value.device) * spread
+        return moved
+
+    def _move(self, loss: torch.Tensor, done: float) -> None:
+        """One step of Adam along the gradient, which is cut to twice its usual norm."""
+        self.optimiser.zero_grad()
+        torch.autograd.backward(loss, inputs=self._distilled())
+        limit = 2.0 * self.norm if self.norm else math.inf
+        norm = float(torch.nn.utils.clip_grad_norm_(self._distilled(), limit))
+        if not math.isfinite(norm):
+            return
+        kept = min(norm, limit)
+        self.norm = 0.9 * self.norm + 0.1 * kept if self.norm else kept
+        for group, rate in zip(self.optimiser.param_groups, self.first_rates, strict=True):
+            group["lr"] = annealed(rate, done)
+        self.optimiser.step()
+
+
+def rounded(pixels: torch.Tensor) -> torch.Tensor:
+    """Pixels float32 [n, c, h, w] as the bundle's 8 bits will give them back; the gradient passes unchanged."""
+    held = pixels.detach()
+    low, high = held.amin(dim=(0, 2, 3), keepdim=True), held.amax(dim=(0, 2, 3), keepdim=True)
+    scale = ((high - low) / LEVELS).clamp_min(torch.finfo(torch.float32).tiny)
+    return pixels + (torch.round((held - low) / scale) * scale + low - held)
+
+
+def centres(problem: Problem, contrast: float, rng: np.random.Generator) -> torch.Tensor:
+    """First pixels float32 [ipc * k, c, h, w]: each class's k-means centres over at most 1,000 images, plus noise."""
+    found: list[Any] = []
+    for group in problem.groups:
+        some = problem.pixels(rng.permutation(group)[:1000])
+        seed = int(rng.integers(1 << 31))
+        means = KMeans(problem.ipc, n_init=1, random_state=seed).fit(some.flatten(1).cpu().numpy()).cluster_centers_
+        found.append(torch.from_numpy(means.astype(np.float32)).reshape(-1, *some.shape[1:]))
+    pixels = torch.cat(found)
+    noisy = pixels + torch.from_numpy(rng.standard_normal(pixels.shape, dtype=np.float32)) * contrast
+    return noisy.to(problem.device)
