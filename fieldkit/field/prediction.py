@@ -15,7 +15,8 @@ from fieldkit.field import exporting
 from fieldkit.field.program import read_metadata
 from fieldkit.field.session import Session, open_session, run_session
 
-BATCH = 256
+# On two cores larger batches were no faster (ConvNet-3, width 32 and 64) and took up to 3x the memory.
+BATCH = 32
 _DTYPES = {"tensor(uint8)": "uint8", "tensor(uint16)": "uint16"}
 
 
