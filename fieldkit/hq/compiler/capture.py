@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import fx, nn
@@ -42,14 +43,28 @@ def capture(module: nn.Module, inputs: Mapping[str, torch.Tensor], *, free_batch
     """Trace ``module(**inputs)`` to ATen calls; ``free_batch`` leaves the first axis of every input open."""
     shapes = {name: {0: Dim("N")} for name in inputs} if free_batch else None
     try:
-        return torch.export.export(module, (), dict(inputs), dynamic_shapes=shapes)
-    except (torch._dynamo.exc.TorchDynamoException, RuntimeError, ValueError, TypeError) as error:
+        program = torch.export.export(module, (), dict(inputs), dynamic_shapes=shapes)
+        return _functional(program) if _changes_tensors(program) else program
+    except (RuntimeError, ValueError, TypeError) as error:
         raise ProgramError(
             "torch cannot trace this model",
             where=type(module).__name__,
             found=str(error).splitlines()[0][:300],
             remedy="remove control flow that depends on the values of tensors",
         ) from error
+
+
+def _functional(program: ExportedProgram) -> ExportedProgram:
+    """The program with calls that make a new tensor for those that change one in place; nothing else is decomposed."""
+    with warnings.catch_warnings():
+        # torch 2.13 warns of its own use of a deprecated function.
+        warnings.simplefilter("ignore", FutureWarning)
+        return cast(ExportedProgram, program.run_decompositions({}))
+
+
+def _changes_tensors(program: ExportedProgram) -> bool:
+    schemas = (getattr(node.target, "_schema", None) for node in program.graph.nodes)
+    return any(schema is not None and schema.is_mutable for schema in schemas)
 
 
 def lower(program: ExportedProgram, graph: Graph, bindings: Mapping[str, Value]) -> Lowered:

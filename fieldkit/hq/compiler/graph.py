@@ -129,10 +129,14 @@ class Graph:
 
     def pad(self, value: Value, axes: Sequence[int], before: Sequence[int], after: Sequence[int]) -> Value:
         """Zeros around some axes; negative numbers cut."""
-        if not any((*before, *after)):
+        for axis, first, last in zip(axes, before, after, strict=True):
+            if min(first, last) < 0:
+                value = self.slice(value, axis, max(-first, 0), value.size(axis) - max(-last, 0))
+        widths = [max(each, 0) for each in (*before, *after)]
+        if not any(widths):
             return value
         zero = self.constant(0, value.dtype)
-        pads = self.constant([*before, *after], "int64")
+        pads = self.constant(widths, "int64")
         return self.op("Pad", value, pads, zero, self.constant(list(axes), "int64"))
 
     def full_like(self, value: Value, number: float) -> Value:

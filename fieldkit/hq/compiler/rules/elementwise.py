@@ -40,6 +40,13 @@ def sub(call: Call, a: Number, b: Number, alpha: float = 1) -> Made:
     return y, pullback
 
 
+def reverse_sub(call: Call, a: Value, b: Number, alpha: float = 1) -> Made:
+    graph = call.graph
+    scale = call.tensor(alpha)
+    y = graph.op("Sub", call.tensor(b), graph.op("Mul", call.tensor(a), scale))
+    return y, lambda dy: (graph.op("Neg", graph.op("Mul", dy, scale)),)
+
+
 def mul(call: Call, a: Number, b: Number) -> Made:
     graph = call.graph
     left, right = call.tensor(a), call.tensor(b)
@@ -151,6 +158,7 @@ RULES: dict[str, Rule] = {
     "aten.add.Scalar": add,
     "aten.sub.Tensor": sub,
     "aten.sub.Scalar": sub,
+    "aten.rsub.Scalar": reverse_sub,
     "aten.mul.Tensor": mul,
     "aten.mul.Scalar": mul,
     "aten.div.Tensor": div,
@@ -161,10 +169,12 @@ RULES: dict[str, Rule] = {
     "aten.exp.default": _unary("Exp", lambda call, x, y: y),
     "aten.log.default": _unary("Log", lambda call, x, y: call.graph.op("Reciprocal", x)),
     "aten.sqrt.default": _unary("Sqrt", lambda call, x, y: call.graph.op("Reciprocal", _twice(call, y))),
+    "aten.reciprocal.default": _unary(
+        "Reciprocal", lambda call, x, y: call.graph.op("Neg", call.graph.op("Mul", y, y))
+    ),
     "aten.sin.default": _unary("Sin", lambda call, x, y: call.graph.op("Cos", x)),
     "aten.cos.default": _unary("Cos", lambda call, x, y: call.graph.op("Neg", call.graph.op("Sin", x))),
     "aten.relu.default": relu,
-    "aten.relu_.default": relu,
     "aten.lt.Scalar": _compare("Less"),
     "aten.lt.Tensor": _compare("Less"),
     "aten.gt.Scalar": _compare("Greater"),

@@ -116,14 +116,19 @@ def stack(call: Call, parts: Sequence[Value], axis: int = 0) -> Made:
     return joined, pullback
 
 
-def pad_constant(call: Call, x: Value, pads: Sequence[int], value: float = 0.0) -> Made:
+def pad(call: Call, x: Value, pads: Sequence[int], mode: str = "constant", value: float | None = None) -> Made:
+    """Zeros around the last axes: pads are (before, after) of the last axis, then of the one before it, and so on."""
+    if mode != "constant" or value:
+        raise call.refuse(f"mode {mode}, value {value}", "zeros", "pad by zeros")
     graph = call.graph
     axes = [x.rank - 1 - index for index in range(len(pads) // 2)]
     before, after = list(pads[::2]), list(pads[1::2])
-    if value != 0 and any(each > 0 for each in pads):
-        raise call.refuse(f"padding by {value}", "padding by 0", "pad by zeros")
     back = ([-each for each in before], [-each for each in after])
     return graph.pad(x, axes, before, after), lambda dy: (graph.pad(dy, axes, *back),)
+
+
+def pad_constant(call: Call, x: Value, pads: Sequence[int], value: float = 0.0) -> Made:
+    return pad(call, x, pads, "constant", value)
 
 
 RULES: dict[str, Rule] = {
@@ -144,5 +149,6 @@ RULES: dict[str, Rule] = {
     "aten.slice.Tensor": slicing,
     "aten.cat.default": concatenate,
     "aten.stack.default": stack,
+    "aten.pad.default": pad,
     "aten.constant_pad_nd.default": pad_constant,
 }
