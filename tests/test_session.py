@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fieldkit.errors import ProgramError, UsageError
+from fieldkit.errors import ProgramError, ResourceError, UsageError
 from fieldkit.field import protobuf
 from fieldkit.field.program import ALLOWED_OPERATORS, check_program, read_metadata
 from fieldkit.field.protobuf import encode_bytes, encode_number
@@ -166,3 +166,10 @@ def test_a_train_program_without_its_outputs_is_refused() -> None:
 def test_handmade_programs_pass_the_onnx_checker() -> None:
     onnx = pytest.importorskip("onnx")
     onnx.checker.check_model(handmade.recipe(aug=True).programs["train/full"], full_check=True)
+
+
+def test_memory_that_is_not_there_is_a_resource_error() -> None:
+    far = np.array([1 << 44], np.int64)
+    session = open_session(program(handmade.node("Expand", ["x", "far"], "y"), far=far), "expand", threads=1)
+    with pytest.raises(ResourceError, match="expand: not enough memory"):
+        run_session(session, {"x": np.ones(1, np.float32)}, "expand")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import replace
+from importlib.metadata import version
 
 import handmade
 import numpy as np
@@ -177,3 +178,7 @@ def test_the_public_names_are_all_there() -> None:
     assert dir(fieldkit) == sorted(fieldkit.__all__)
     with pytest.raises(AttributeError, match="nothing"):
         _ = fieldkit.nothing
+
+
+def test_the_version_is_the_distributions() -> None:
+    assert fieldkit.__version__ == version("fieldkit")
