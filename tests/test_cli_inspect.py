@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fieldkit.bundle.pixels import Pixels
+from fieldkit.cli.inspect import _pairs
 from fieldkit.field.sheet import as_rgb, caption, contact_sheet
 
 
@@ -40,6 +41,11 @@ def test_json_describes_everything_once(run: Run, bundle_file: Path) -> None:
     parts = document["parts"]
     assert {"/distilled/images", "/manifest", "/probe/images", "/recipes/brief/train/full"} <= set(parts)
     assert 0 < sum(parts.values()) < document["bytes"] == bundle_file.stat().st_size
+
+
+def test_nested_settings_read_well() -> None:
+    document = {"ipc": 1, "name": "unrolled", "settings": {"window": 8}, "more": {}}
+    assert _pairs(document) == "unrolled, ipc 1, settings (window 8)"
 
 
 def test_the_sheet_is_written_whole_or_not_at_all(run: Run, bundle_file: Path, tmp_path: Path) -> None:

@@ -104,6 +104,11 @@ def _listed(rows: list[tuple[str, str]]) -> str:
 
 
 def _pairs(document: Mapping[str, Any]) -> str:
-    """A small JSON object in one line, its name first."""
-    rest = [f"{key} {value}" for key, value in document.items() if key != "name"]
-    return ", ".join(([str(document["name"])] if "name" in document else []) + rest)
+    """A small JSON object in one line, its name first; objects inside it stand in brackets, empty ones are left out."""
+    words = [str(document["name"])] if "name" in document else []
+    for key, value in document.items():
+        if isinstance(value, Mapping):
+            words += [f"{key} ({_pairs(value)})"] if value else []
+        elif key != "name":
+            words.append(f"{key} {value}")
+    return ", ".join(words)
