@@ -50,14 +50,15 @@ class ConvNetOptions:
 
     def check_image(self, input_shape: tuple[int, int, int]) -> None:
         """Refuse an image that the blocks would shrink to nothing; input_shape is (channels, height, width)."""
-        # Normalising a single value leaves nothing of it, so the last block must still see more than one pixel.
-        smallest = 2**self.depth if self.pooling != "none" else 2 if self.norm == "instance" else 1
-        if min(input_shape[1:]) < smallest:
+        height, width = input_shape[1:]
+        smallest = 2**self.depth if self.pooling != "none" else 1
+        # Normalising a single pixel leaves nothing of it.
+        if min(height, width) < smallest or (self.norm == "instance" and height * width == 1):
             raise UsageError(
-                f"the image is too small for {self.depth} blocks",
+                f"the image is too small for a depth of {self.depth}",
                 where="convnet depth",
-                found=f"{input_shape[1]}x{input_shape[2]} pixels",
-                expected=f"at least {smallest}x{smallest}",
+                found=f"{height}x{width} pixels",
+                expected=f"at least {smallest}x{smallest}" if smallest > 1 else "more than one pixel",
                 remedy="choose a smaller depth, pooling 'none', or larger images",
             )
 
