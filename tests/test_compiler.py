@@ -220,6 +220,15 @@ def test_predict_is_stored_without_weights():
     assert {node.op_type for node in stored.graph.node} <= ALLOWED_OPERATORS
 
 
+@pytest.mark.parametrize(("width", "fused"), [(36, True), (35, False)])
+def test_wide_first_layers_are_taken_together(width, fused):
+    # 2 bands of 3x3 make 18 values per patch; together they pay from twice as many channels on.
+    model = onnx.load_from_string(train_only({"depth": 1, "width": width}, Sgd()).programs["train/full"])
+    reads_bias = [node for node in model.graph.node if "param.blocks.0.conv.bias" in node.input]
+    # The bias cancels in the normalisation: where the layers are fused, only its own update reads it.
+    assert len(reads_bias) == (1 if fused else 2)
+
+
 def test_the_same_recipe_compiles_to_the_same_bytes():
     first, second = (train_only(SMALL, AdamW(), EVERYTHING).programs for _ in range(2))
     assert first == second

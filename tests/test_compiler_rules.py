@@ -14,9 +14,10 @@ from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
 from fieldkit.field.session import open_session, run_session  # noqa: E402
-from fieldkit.hq.compiler.capture import capture, lower  # noqa: E402
+from fieldkit.hq.compiler.capture import capture  # noqa: E402
 from fieldkit.hq.compiler.differentiation import gradients  # noqa: E402
 from fieldkit.hq.compiler.graph import Graph  # noqa: E402
+from fieldkit.hq.compiler.lowering import lower  # noqa: E402
 from fieldkit.hq.compiler.rules import RULES  # noqa: E402
 
 pytestmark = pytest.mark.hq
@@ -238,6 +239,27 @@ def test_group_normalisation(batch, groups, per, image):
 def test_group_normalisation_of_values_far_from_zero():
     x = tensors((2, 4, 5, 5))[0] + 1000.0
     check(lambda x: torch.nn.functional.group_norm(x, 2), [x], 1e-3)
+
+
+@some
+@given(
+    bands=st.integers(1, 2),
+    kernel=st.integers(1, 3),
+    stride=st.integers(1, 2),
+    padding=st.integers(0, 2),
+    bias=st.booleans(),
+)
+def test_first_layers_taken_together(bands, kernel, stride, padding, bias):
+    """Convolution of an image that does not train, and instance normalisation: one rule for both."""
+    out = 2 * bands * kernel**2
+    image, weight, gamma, beta = tensors((2, bands, 13, 12), (out, bands, kernel, kernel), (out,), (out,))
+    offset = tensors((out,), seed=1) * bias
+
+    def function(weight: torch.Tensor, gamma: torch.Tensor, beta: torch.Tensor, *bias: torch.Tensor) -> torch.Tensor:
+        y = torch.nn.functional.conv2d(image + 3.0, weight, *bias, stride=stride, padding=padding)
+        return torch.nn.functional.group_norm(y, out, gamma, beta)
+
+    check(function, [weight, gamma, beta, *offset], 1e-3)
 
 
 @pytest.mark.parametrize("pool", [torch.nn.functional.avg_pool2d, torch.nn.functional.max_pool2d])

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from fieldkit.errors import ProgramError
-from fieldkit.hq.compiler.capture import Entry
 from fieldkit.hq.compiler.graph import Graph
+from fieldkit.hq.compiler.lowering import Entry
 from fieldkit.hq.compiler.nodes import Value
 
 

@@ -118,26 +118,35 @@ class Graph:
         return self._reduce("ReduceMean", value, axes, keep)
 
     def _reduce(self, operator: str, value: Value, axes: Sequence[int], keep: bool) -> Value:
-        if not axes:
-            return value
-        return self.op(operator, value, self.constant(list(axes), "int64"), keepdims=int(keep))
+        # An axis of one element needs no arithmetic, for which onnxruntime would take a slow path.
+        longer = [axis for axis in axes if value.shape[axis] != 1]
+        if not longer:
+            kept = [n for axis, n in enumerate(value.shape) if keep or axis not in axes]
+            return self.reshape(value, kept)
+        if len(longer) < len(axes) and not keep:
+            value = self.reshape(value, [n for axis, n in enumerate(value.shape) if axis in longer or axis not in axes])
+            dropped = set(axes) - set(longer)
+            longer = [axis - sum(gone < axis for gone in dropped) for axis in longer]
+        return self.op(operator, value, self.constant(longer, "int64"), keepdims=int(keep))
 
     def slice(self, value: Value, axis: int, start: int, stop: int, step: int = 1) -> Value:
         """``value[start:stop:step]`` along one axis."""
-        parts = (self.constant([n], "int64") for n in (start, stop, axis, step))
+        numbers = (start, stop, axis) if step == 1 else (start, stop, axis, step)
+        parts = (self.constant([n], "int64") for n in numbers)
         return self.op("Slice", value, *parts)
 
-    def pad(self, value: Value, axes: Sequence[int], before: Sequence[int], after: Sequence[int]) -> Value:
-        """Zeros around some axes; negative numbers cut."""
+    def pad(
+        self, value: Value, axes: Sequence[int], before: Sequence[int], after: Sequence[int], filling: float = 0.0
+    ) -> Value:
+        """``filling`` around some axes; negative numbers cut."""
         for axis, first, last in zip(axes, before, after, strict=True):
             if min(first, last) < 0:
                 value = self.slice(value, axis, max(-first, 0), value.size(axis) - max(-last, 0))
         widths = [max(each, 0) for each in (*before, *after)]
         if not any(widths):
             return value
-        zero = self.constant(0, value.dtype)
-        pads = self.constant(widths, "int64")
-        return self.op("Pad", value, pads, zero, self.constant(list(axes), "int64"))
+        pads, number = self.constant(widths, "int64"), self.constant(filling, value.dtype)
+        return self.op("Pad", value, pads, number, self.constant(list(axes), "int64"))
 
     def full_like(self, value: Value, number: float) -> Value:
         """A constant that broadcasts against ``value``."""

@@ -66,7 +66,16 @@ class Node:
         inputs, outputs = (
             [names[each] for each in side] if names else list(side) for side in (self.inputs, self.outputs)
         )
-        return helper.make_node(self.operator, inputs, outputs, **dict(self.attributes))
+        stated = {name: value for name, value in self.attributes if not _is_default(self.operator, name, value)}
+        return helper.make_node(self.operator, inputs, outputs, **stated)
+
+
+def _is_default(operator: str, name: str, value: Any) -> bool:
+    default = defs.get_schema(operator, OPSET).attributes[name].default_value
+    if default.type == onnx.AttributeProto.UNDEFINED:
+        return False
+    known = helper.get_attribute_value(default)
+    return bool((known.decode() if isinstance(known, bytes) else known) == value)
 
 
 def element_type(dtype: str) -> int:

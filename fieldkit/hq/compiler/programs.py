@@ -11,9 +11,10 @@ from torch import nn
 from fieldkit.bundle.radiometry import Radiometry
 from fieldkit.bundle.recipe import Augmentation, Tensor
 from fieldkit.hq.augmentation import augment
-from fieldkit.hq.compiler.capture import capture, lower
+from fieldkit.hq.compiler.capture import capture
 from fieldkit.hq.compiler.differentiation import gradients
 from fieldkit.hq.compiler.graph import Graph
+from fieldkit.hq.compiler.lowering import lower
 from fieldkit.hq.compiler.nodes import Value
 from fieldkit.hq.compiler.optimisers import Optimiser, Slot
 from fieldkit.hq.models.normalisation import Normalise

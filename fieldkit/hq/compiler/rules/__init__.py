@@ -1,4 +1,4 @@
-"""One table: ATen operator -> the rule that compiles it, forward and backward.
+"""Two tables: ATen operator -> the rule that compiles it, forward and backward; and pairs that are compiled as one.
 
 A rule is one function in the file of its subject; ``call.py`` says what it takes and returns.
 """
@@ -12,8 +12,9 @@ from fieldkit.hq.compiler.rules import (
     reduction,
     sampling,
     shaping,
+    stem,
 )
-from fieldkit.hq.compiler.rules.call import Rule
+from fieldkit.hq.compiler.rules.call import Fusion, Rule
 
 RULES: dict[str, Rule] = {
     **elementwise.RULES,
@@ -24,4 +25,8 @@ RULES: dict[str, Rule] = {
     **normalisation.RULES,
     **pooling.RULES,
     **sampling.RULES,
+}
+
+FUSIONS: dict[tuple[str, str], Fusion] = {
+    ("aten.conv2d.default", "aten.group_norm.default"): Fusion(stem.applies, stem.convolution_and_norm),
 }

@@ -64,6 +64,18 @@ class Call:
         )
 
 
+@dataclass(frozen=True)
+class Fusion:
+    """A call and the only one that reads its result, compiled as one where that is better.
+
+    applies: decides by the arguments of both calls; the second's first argument, the result between them, is None.
+    rule: a rule that takes the first call's arguments, then the second's without its first.
+    """
+
+    applies: Callable[[Sequence[Any], Sequence[Any]], bool]
+    rule: Rule
+
+
 def dtype_name(dtype: torch.dtype) -> str:
     """numpy's name of a torch dtype."""
     return str(dtype).removeprefix("torch.")

@@ -2,8 +2,7 @@
 
 onnxruntime's Conv is as fast as its matrix product for images of some size, but packs the weights anew for each image:
 for small images a product with the patches of the image is two to three times faster.  The gradient of the weight is
-always such a product, one row of the kernel at a time, because the patches of all rows at once take nine times the
-image's memory.
+always such a product; where the patches are larger than the signal, it is made one row of the kernel at a time.
 """
 
 from __future__ import annotations
@@ -41,13 +40,12 @@ class Window:
         ]
         return (sizes[0], sizes[1])
 
-    def attributes(self) -> dict[str, list[int]]:
-        """As ONNX's Conv and ConvTranspose take it."""
+    def attributes(self) -> dict[str, list[int] | None]:
+        """As ONNX's Conv and ConvTranspose take it; None where their default says it."""
         return {
-            "kernel_shape": list(self.kernel),
-            "strides": list(self.stride),
-            "pads": [*self.padding, *self.padding],
-            "dilations": list(self.dilation),
+            "strides": list(self.stride) if self.stride != (1, 1) else None,
+            "pads": [*self.padding, *self.padding] if self.padding != (0, 0) else None,
+            "dilations": list(self.dilation) if self.dilation != (1, 1) else None,
         }
 
 
@@ -65,7 +63,7 @@ def convolution(
     if groups != 1:
         raise call.refuse(f"{groups} groups", "1 group", "use an ordinary convolution")
     graph = call.graph
-    window = Window((weight.size(2), weight.size(3)), _pair(stride), _pair(padding), _pair(dilation))
+    window = window_of(weight, stride, padding, dilation)
     y = _convolve(graph, x, weight, bias, window)
 
     def pullback(dy: Value) -> tuple[Value | None, ...]:
@@ -77,6 +75,11 @@ def convolution(
     return y, pullback
 
 
+def window_of(weight: Value, stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int]) -> Window:
+    """The window of a convolution with ``weight``."""
+    return Window((weight.size(2), weight.size(3)), _pair(stride), _pair(padding), _pair(dilation))
+
+
 def _pair(numbers: Sequence[int]) -> tuple[int, int]:
     return (int(numbers[0]), int(numbers[-1]))
 
@@ -86,10 +89,7 @@ def _convolve(graph: Graph, x: Value, weight: Value, bias: Value | None, window:
     # A weight that does not train is a constant on the device, where onnxruntime prepares Conv once and for all.
     if not weight.trains or height * width > SMALL_IMAGE:
         return graph.op("Conv", x, weight, bias, **window.attributes())
-    bands = [_patches(graph, x, window, row, (height, width)) for row in range(window.kernel[0])]
-    patches = graph.op("Concat", *bands, axis=1) if len(bands) > 1 else bands[0]
-    matrix = graph.reshape(graph.transpose(weight, (0, 2, 3, 1)), (weight.size(0), -1))
-    y = graph.op("MatMul", matrix, patches)
+    y = graph.op("MatMul", kernel_matrix(graph, weight), patches(graph, x, window))
     if bias is not None:
         y = graph.op("Add", y, graph.reshape(bias, (bias.size(0), 1)))
     return graph.reshape(y, (x.shape[0], weight.size(0), height, width))
@@ -108,7 +108,7 @@ def _input_gradient(graph: Graph, dy: Value, weight: Value, x: Value, window: Wi
     # ConvTranspose must be told of the rows and columns that the stride left unread.
     sizes = zip((2, 3), window.stride, window.padding, window.reach, strict=True)
     unread = [(x.size(axis) + 2 * pad - reach - 1) % stride for axis, stride, pad, reach in sizes]
-    return graph.op("ConvTranspose", dy, weight, **window.attributes(), output_padding=unread)
+    return graph.op("ConvTranspose", dy, weight, **window.attributes(), output_padding=unread if any(unread) else None)
 
 
 def _turned(graph: Graph, weight: Value) -> Value:
@@ -120,31 +120,47 @@ def _turned(graph: Graph, weight: Value) -> Value:
 
 
 def _weight_gradient(graph: Graph, dy: Value, x: Value, weight: Value, window: Window) -> Value:
-    """The sum over images of dy [out, h' w'] times the patches of x [h' w', kw * in], row by row of the kernel."""
+    """The sum over images of dy [out, h' w'] times the patches of x [h' w', kh * kw * in]."""
     batch, out, height, width = dy.sizes
     signal = graph.reshape(dy, (batch, out, height * width))
-    rows = []
-    for row in range(window.kernel[0]):
-        patches = _patches(graph, x, window, row, (height, width))
-        each = graph.op("MatMul", signal, graph.transpose(patches, (0, 2, 1)))
-        rows.append(graph.sum(each, [0], keep=False))
-    total = graph.op("Concat", *rows, axis=1) if len(rows) > 1 else rows[0]
-    return graph.transpose(graph.reshape(total, (out, *window.kernel, x.size(1))), (0, 3, 1, 2))
+    whole = window.kernel[0] * window.kernel[1] * x.size(1) <= out
+    parts = [patches(graph, x, window)] if whole else patch_rows(graph, x, window)
+    each = [graph.op("MatMul", signal, graph.transpose(part, (0, 2, 1))) for part in parts]
+    return kernel_of_matrix(graph, join(graph, [graph.sum(one, [0], keep=False) for one in each], 1), weight)
 
 
-def _patches(graph: Graph, x: Value, window: Window, row: int, size: tuple[int, int]) -> Value:
-    """What one row of the kernel reads at each place: [n, kw * in, h' * w'].
+def kernel_matrix(graph: Graph, weight: Value) -> Value:
+    """The kernel [out, in, kh, kw] as the matrix [out, kh * kw * in] that multiplies patches."""
+    return graph.reshape(graph.transpose(weight, (0, 2, 3, 1)), (weight.size(0), -1))
 
-    The shifts along the width are made once for all rows of the kernel; equal nodes are one.
+
+def kernel_of_matrix(graph: Graph, matrix: Value, weight: Value) -> Value:
+    """The inverse of ``kernel_matrix``: a gradient in the shape of ``weight``."""
+    out, channels, height, width = weight.sizes
+    return graph.transpose(graph.reshape(matrix, (out, height, width, channels)), (0, 3, 1, 2))
+
+
+def patches(graph: Graph, x: Value, window: Window) -> Value:
+    """What the kernel reads at each place: [n, kh * kw * in, h' * w']."""
+    return join(graph, patch_rows(graph, x, window), 1)
+
+
+def patch_rows(graph: Graph, x: Value, window: Window) -> list[Value]:
+    """What each row of the kernel reads at each place: [n, kw * in, h' * w'] per row.
+
+    The shifts along the width are made once for all rows.
     """
+    height, width = window.output(x.size(2), x.size(3))
     padded = graph.pad(x, [2, 3], window.padding, window.padding)
-    shifted = []
-    for column in range(window.kernel[1]):
-        left = column * window.dilation[1]
-        shifted.append(_every(graph, padded, 3, left, size[1], window.stride[1]))
-    band = graph.op("Concat", *shifted, axis=1) if len(shifted) > 1 else shifted[0]
-    part = _every(graph, band, 2, row * window.dilation[0], size[0], window.stride[0])
-    return graph.reshape(part, (x.shape[0], window.kernel[1] * x.size(1), size[0] * size[1]))
+    lefts = [column * window.dilation[1] for column in range(window.kernel[1])]
+    band = join(graph, [_every(graph, padded, 3, left, width, window.stride[1]) for left in lefts], 1)
+    tops = [row * window.dilation[0] for row in range(window.kernel[0])]
+    rows = [_every(graph, band, 2, top, height, window.stride[0]) for top in tops]
+    return [graph.reshape(row, (x.shape[0], window.kernel[1] * x.size(1), height * width)) for row in rows]
+
+
+def join(graph: Graph, parts: Sequence[Value], axis: int) -> Value:
+    return graph.op("Concat", *parts, axis=axis) if len(parts) > 1 else parts[0]
 
 
 def _every(graph: Graph, x: Value, axis: int, start: int, count: int, step: int) -> Value:

@@ -1,0 +1,147 @@
+"""A captured module's calls as ONNX nodes, with a tape for the way back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import fx
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind
+
+from fieldkit.errors import ProgramError
+from fieldkit.hq.compiler.capture import module_path
+from fieldkit.hq.compiler.graph import Graph, stopped
+from fieldkit.hq.compiler.nodes import Value
+from fieldkit.hq.compiler.rules import FUSIONS, RULES
+from fieldkit.hq.compiler.rules.call import Call, Pullback, Rule
+
+# Calls that only state facts about tensors; their results are never used.
+STATEMENTS = {"aten._assert_tensor_metadata.default", "aten._assert_scalar.default", "aten.sym_constrain_range.default"}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One differentiable call: where its outputs came from and how their gradients go back."""
+
+    outputs: tuple[Value, ...]
+    arguments: tuple[Any, ...]
+    pullback: Pullback
+
+
+@dataclass
+class Lowered:
+    """outputs: what the module returned.  tape: the differentiable calls, in order."""
+
+    outputs: tuple[Value, ...] = ()
+    tape: list[Entry] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Postponed:
+    """The arguments of a call that is compiled together with the one that reads its result."""
+
+    arguments: list[Any]
+    rule: Rule
+
+
+def lower(program: ExportedProgram, graph: Graph, bindings: Mapping[str, Value]) -> Lowered:
+    """Write a captured program's calls into ``graph``.
+
+    bindings: a value for each input and parameter, by argument name or by the parameter's name in the module.
+    Buffers become constants.  Raises ProgramError for a call that no rule covers.
+    """
+    return _Lowering(program, graph).run(bindings)
+
+
+class _Lowering:
+    def __init__(self, program: ExportedProgram, graph: Graph) -> None:
+        self.program = program
+        self.graph = graph
+        self.known: dict[fx.Node, Any] = {}
+        self.lowered = Lowered()
+
+    def run(self, bindings: Mapping[str, Value]) -> Lowered:
+        specs = iter(self.program.graph_signature.input_specs)
+        for node in self.program.graph.nodes:
+            if node.op == "placeholder":
+                self.known[node] = self._bound(next(specs), bindings)
+            elif node.op == "output":
+                self.lowered.outputs = tuple(self.known[each] for each in node.args[0])
+            elif str(node.target) not in STATEMENTS:
+                self.known[node] = self._postponed(node) or self._result(node)
+        return self.lowered
+
+    def _bound(self, spec: Any, bindings: Mapping[str, Value]) -> Value:
+        if spec.kind == InputKind.BUFFER:
+            return self.graph.constant(self.program.state_dict[spec.target].detach().numpy())
+        if spec.kind == InputKind.CONSTANT_TENSOR:
+            return self.graph.constant(self.program.constants[spec.target].detach().numpy())
+        return bindings[spec.target if spec.kind == InputKind.PARAMETER else spec.arg.name]
+
+    def _result(self, node: fx.Node) -> Any:
+        """What a call returns: a Value, or a tuple of them."""
+        if getattr(node.target, "__name__", "") == "getitem":
+            return self.known[node.args[0]][node.args[1]]  # type: ignore[index]
+        result = node.meta["val"]
+        if isinstance(result, torch.Tensor) and not node.all_input_nodes:
+            return self.graph.constant(_computed(node))
+        arguments, rule = self._arguments(node), RULES.get(str(node.target))
+        if arguments and isinstance(arguments[0], _Postponed):
+            first = arguments[0]
+            arguments, rule = [*first.arguments, *arguments[1:]], first.rule
+        if rule is None:
+            raise _no_rule(node)
+        outputs, pullback = rule(Call(self.graph, module_path(node), str(node.target), result), *arguments)
+        values: tuple[Value, ...] = outputs if isinstance(outputs, tuple) else (outputs,)
+        if pullback is None:
+            values = tuple(stopped(each) if each.trains else each for each in values)
+        elif any(each.trains for each in values):
+            self.lowered.tape.append(Entry(values, tuple(arguments), pullback))
+        return values if isinstance(outputs, tuple) else values[0]
+
+    def _postponed(self, node: fx.Node) -> _Postponed | None:
+        """This call as a part of the next, where the two have a rule in common."""
+        reader = next(iter(node.users)) if len(node.users) == 1 else None
+        fusion = FUSIONS.get((str(node.target), str(reader.target))) if reader is not None else None
+        if reader is None or fusion is None or reader.args[0] is not node:
+            return None
+        if any(each not in self.known for each in reader.all_input_nodes if each is not node):
+            return None
+        arguments = self._arguments(node)
+        if not fusion.applies(arguments, self._arguments(reader)):
+            return None
+        return _Postponed(arguments, fusion.rule)
+
+    def _arguments(self, node: fx.Node) -> list[Any]:
+        """All arguments in the order of the operator's schema, tensors as Values, defaults filled in."""
+
+        def value(argument: Any) -> Any:
+            if isinstance(argument, fx.Node):
+                return self.known.get(argument)
+            if isinstance(argument, list | tuple):
+                return [value(each) for each in argument]
+            return argument
+
+        schema: Sequence[Any] = node.target._schema.arguments  # type: ignore[union-attr]
+        given = {each.name: argument for each, argument in zip(schema, node.args, strict=False)} | node.kwargs
+        return [value(given[each.name]) if each.name in given else each.default_value for each in schema]
+
+
+def _computed(node: fx.Node) -> Any:
+    """The value of a call that takes no tensor, such as arange: torch itself computes it."""
+    target: Callable[..., torch.Tensor] = node.target  # type: ignore[assignment]
+    return target(*node.args, **node.kwargs).detach().numpy()
+
+
+def _no_rule(node: fx.Node) -> ProgramError:
+    names = sorted({name.split(".")[1] for name in RULES})
+    return ProgramError(
+        "no rule compiles this operator",
+        where=module_path(node),
+        found=str(node.target),
+        expected="one of " + ", ".join(names),
+        remedy="use a layer made of these operators, or add a rule (docs/program.md says how)",
+    )
