@@ -148,10 +148,6 @@ class Graph:
         pads, number = self.constant(widths, "int64"), self.constant(filling, value.dtype)
         return self.op("Pad", value, pads, number, self.constant(list(axes), "int64"))
 
-    def full_like(self, value: Value, number: float) -> Value:
-        """A constant that broadcasts against ``value``."""
-        return self.constant(number, value.dtype)
-
     def live_nodes(self) -> list[Node]:
         """The nodes that some output needs, in order."""
         needed = {value.name for _, value in self._outputs}
