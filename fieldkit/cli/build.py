@@ -54,6 +54,11 @@ if TYPE_CHECKING:
     help="Real labelled images that the bundle carries to check a device's model.",
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of all randomness.")
+@click.option(
+    "--levels",
+    type=click.IntRange(min=2),
+    help="Grey levels of a stored pixel; fewer make a smaller file.  [default: all]",
+)
 @click.option("--name", help="Name in the bundle.  [default: that of the file]")
 @click.option("--resume", is_flag=True, help="Go on with a job that was stopped; repeat its options.")
 @options.threads
@@ -98,12 +103,12 @@ def build(
         budget=budget(minutes, iterations),
         **rest,
     )
-    with faces.Progress("distilling", "%", quiet) as progress:
+    with faces.Progress("distilling", "iterations", quiet) as progress:
         built = building.build(
             spec,
             output,
             resume=resume,
-            report=lambda status: progress(*shown(status)),
+            report=lambda status: progress.show(*shown(status)),
             note=lambda text: faces.print_note(text, quiet),
         )
     show(built, output, as_json)
@@ -150,11 +155,11 @@ def budget(minutes: float | None, iterations: int | None) -> Budget | None:
     return Budget(iterations, None if minutes is None else 60.0 * minutes)
 
 
-def shown(status: Status) -> tuple[int, int, str]:
-    """A status as (done, total, note) of the progress display."""
+def shown(status: Status) -> tuple[str, int, float, str]:
+    """A status as (place, count, share, note) of the progress display."""
     best = "" if status.best is None else f", best held-out {faces.percent(status.best)}"
-    pace = status.iterations / max(status.seconds, 1e-9)
-    return round(100 * status.done), 100, f"{status.iterations} iterations, {pace:.1f}/s, loss {status.loss:.4f}{best}"
+    note = f"{status.iterations} iterations, loss {status.loss:.4f}{best}"
+    return f"{100 * status.done:.0f} %", status.iterations, status.done, note
 
 
 def show(built: Built, output: Path, as_json: bool) -> None:

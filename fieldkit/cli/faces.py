@@ -67,7 +67,8 @@ def table(rows: Sequence[Sequence[str]], numbers: Sequence[int] = ()) -> str:
 class Progress:
     """A bar with rate and time left on a terminal; a sparse line elsewhere; nothing when quiet.
 
-    Use it as a context and call it with (done, total, note).
+    Use it as a context and call it with (done, total, note), or ``show`` it a share.  Rate and time left are measured
+    from the first call on, so that neither preparation nor what a resumed run had already done distorts them.
     """
 
     def __init__(self, label: str, unit: str, quiet: bool = False) -> None:
@@ -75,8 +76,8 @@ class Progress:
         self.unit = unit
         self.quiet = quiet
         self.terminal = sys.stderr.isatty()
-        self.start = time.monotonic()
-        self.shown = self.start if not self.terminal else 0.0
+        self.shown = time.monotonic() if not self.terminal else 0.0
+        self.first: tuple[float, int, float] | None = None
         self.drawn = False
 
     def __enter__(self) -> Progress:
@@ -89,30 +90,39 @@ class Progress:
             click.echo(err=True)
 
     def __call__(self, done: int, total: int, note: str = "") -> None:
+        """Show that ``done`` of ``total`` units are done."""
+        self.show(f"{done}/{total}", done, done / max(total, 1), note)
+
+    def show(self, place: str, count: int, share: float, note: str = "") -> None:
+        """Show a ``place`` in the work, the ``count`` of units made so far, and the share of the work that is done."""
         if self.quiet:
             return
         now = time.monotonic()
-        last = done >= total
+        self.first = self.first or (now, count, share)
         wait = REDRAW_SECONDS if self.terminal else LINE_SECONDS
-        if now - self.shown < wait and not (last and self.terminal):
+        if now - self.shown < wait and not (share >= 1.0 and self.terminal):
             return
         self.shown = now
-        line = f"{self.label} {done}/{total}  {self._pace(done, total, now)}{'  ' + note if note else ''}"
+        line = "  ".join(each for each in (place, self._pace(count, share, now), note) if each)
         if not self.terminal:
-            click.echo(line, err=True)
+            click.echo(f"{self.label} {line}", err=True)
             return
-        filled = BAR_WIDTH * done // max(total, 1)
+        filled = int(BAR_WIDTH * min(share, 1.0))
         # Erase to the end of the line, so that a shorter line leaves nothing of a longer one.
-        click.echo(f"\r\x1b[K{self.label} [{'#' * filled}{'.' * (BAR_WIDTH - filled)}] ", err=True, nl=False)
-        click.echo(line[len(self.label) + 1 :], err=True, nl=False)
+        bar = f"[{'#' * filled}{'.' * (BAR_WIDTH - filled)}]"
+        click.echo(f"\r\x1b[K{self.label} {bar} {line}", err=True, nl=False)
         self.drawn = True
 
-    def _pace(self, done: int, total: int, now: float) -> str:
-        seconds = max(now - self.start, 1e-9)
-        rate = done / seconds
-        if done >= total:
-            return f"{rate:.1f} {self.unit}/s, took {duration(seconds)}"
-        return f"{rate:.1f} {self.unit}/s, {duration((total - done) / max(rate, 1e-9))} left"
+    def _pace(self, count: int, share: float, now: float) -> str:
+        assert self.first is not None
+        began, first_count, first_share = self.first
+        seconds = now - began
+        if share <= first_share or seconds <= 0:
+            return ""
+        rate = f"{(count - first_count) / seconds:.1f} {self.unit}/s"
+        if share >= 1.0:
+            return f"{rate}, took {duration(seconds)}"
+        return f"{rate}, {duration(seconds * (1.0 - share) / (share - first_share))} left"
 
 
 def duration(seconds: float) -> str:

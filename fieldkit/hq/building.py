@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import zopfli.zlib
 
 from fieldkit.bundle import save_bundle
 from fieldkit.bundle.atomic import check_writable
@@ -38,6 +39,8 @@ MOMENTUM = 0.9
 # Seeds of the trainings that select are not those of the trainings that are reported.
 SELECTION_SEEDS = (1001, 1002)
 REPORT_SEEDS = (0, 1, 2, 3, 4)
+# How many of these trainings are made in torch too.
+REFERENCES = 2
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,8 @@ class Spec:
     recipes: the first is the one that the set is distilled for.  steps, batch: how long a device trains, and on how
     many images at a time; None takes the method's own.
     budget: how long to distil; None takes the method's own iterations.
-    probe: real images that the bundle carries.  seed: of all randomness.  name: the bundle's; None takes the file's.
+    probe: real images that the bundle carries.  levels: of a stored pixel; None takes all that its dtype has.
+    seed: of all randomness.  name: the bundle's; None takes the file's.
     threads: of torch and onnxruntime; None takes every processor.
     """
 
@@ -71,6 +75,7 @@ class Spec:
     batch: int | None = None
     budget: Budget | None = None
     probe: int = 0
+    levels: int | None = None
     seed: int = 0
     name: str | None = None
     threads: int | None = None
@@ -117,6 +122,7 @@ def build(
         manifest=manifest(spec, dataset, data, name=spec.name or output.stem, recipes=tuple(recipes)),
         recipes={name: each.recipe for name, each in recipes.items()},
         probe=splits.probe,
+        levels=spec.levels,
     )
     primary = next(iter(recipes))
     seeds = SELECTION_SEEDS[:1] if spec.init == "fixed" else SELECTION_SEEDS
@@ -131,7 +137,7 @@ def build(
     note("measuring the best set as a device will train it")
     bundle = measured(packing.pack(outcome.best), spec, splits, scores)
     card = evidence(recipes, problem, outcome, splits, bundle.manifest.expectations[primary]["held-out"])
-    written = save_bundle(replace(bundle, card=card), output)
+    written = save_bundle(replace(bundle, card=card), output, zopfli.zlib.compress)
     if not outcome.interrupted:
         checkpoint.remove()
     return Built(written, outcome)
@@ -199,6 +205,7 @@ def pose(spec: Spec, data: Data, splits: Splits, recipe: Recipe) -> Problem:
         momentum=MOMENTUM,
         initial=recipe.initial,
         augmentation=recipe.augmentation,
+        levels=spec.levels or np.iinfo(data.radiometry.dtype).max + 1,
         seed=spec.seed,
         device=device,
     )
@@ -211,6 +218,7 @@ class Packing:
     manifest: Manifest
     recipes: Mapping[str, Recipe]
     probe: Samples | None
+    levels: int | None
 
     def pack(self, snapshot: Snapshot) -> Bundle:
         """The bundle of this distilled set; the learnt schedule, if any, is the first recipe's."""
@@ -218,7 +226,7 @@ class Packing:
         if snapshot.schedule is not None:
             first = next(iter(recipes))
             recipes[first] = recipes[first].with_training(snapshot.schedule, recipes[first].initial)
-        codes = Pixels.encode(snapshot.images, self.manifest.radiometry.dtype)
+        codes = Pixels.encode(snapshot.images, self.manifest.radiometry.dtype, self.levels)
         return Bundle(self.manifest, codes, snapshot.labels.astype(np.float16), recipes, self.probe)
 
 

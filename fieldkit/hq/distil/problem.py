@@ -50,6 +50,7 @@ class Problem:
     ipc: distilled images per class.  class_count: number of classes.
     schedule: what the recipe trains with.  momentum, weight_decay: the SGD inside its train program.
     initial: fixed or random initial weights.  augmentation: what the recipe trains with.
+    levels: how many values a stored pixel can take.
     device: where torch computes; ``module`` and ``normalise`` are there already.
     """
 
@@ -63,6 +64,7 @@ class Problem:
     weight_decay: float = 0.0
     initial: Initial = field(default_factory=Initial)
     augmentation: Augmentation = field(default_factory=Augmentation)
+    levels: int = 256
     seed: int = 0
     device: str = "cpu"
 

@@ -6,7 +6,7 @@ rate down the gradient of that loss through all of the steps.
 
 Differs in what has been learnt since: soft labels are distilled too (Sucholutsky & Schonlau 2019); the inner steps use
 momentum, many steps, and one learned, bounded learning rate for each; Adam moves what is distilled; pixels pass the
-bundle's 8-bit rounding on their way into the network (straight-through, Bengio et al. 2013), and a little noise on the
+bundle's rounding on their way into the network (straight-through, Bengio et al. 2013), and a little noise on the
 weights keeps the learned dynamics from leaning on the last bits of one machine's arithmetic.
 
 With a ``window``, gradients flow through that many steps only, from a random place of the training (Feng, Vedantam &
@@ -30,8 +30,6 @@ from torch.nn import functional
 from fieldkit.errors import UsageError
 from fieldkit.hq.distil.descent import Training, descend
 from fieldkit.hq.distil.problem import Problem, Snapshot, State, Weights, annealed
-
-LEVELS = 255
 
 
 @dataclass(frozen=True)
@@ -117,7 +115,7 @@ class Unrolled:
 
     def snapshot(self) -> Snapshot:
         pixels = self.problem.normalise.restore(self.pixels.detach()).cpu().numpy().copy()
-        rates = tuple(float(rate) for rate in self._rates().detach())
+        rates = tuple(float(f"{float(rate):.5g}") for rate in self._rates().detach())
         schedule = replace(self.problem.schedule, kind="listed", rate=0.0, warmup=0, rates=rates)
         return Snapshot(pixels, torch.softmax(self.labels.detach(), dim=1).cpu().numpy(), schedule)
 
@@ -152,7 +150,11 @@ class Unrolled:
         """The training after step ``stop``, as a differentiable function of pixels, labels and learning rates."""
         noise = torch.Generator().manual_seed(int(rng.integers(1 << 62)))
         training = training.detached()
-        pixels, labels, rates = rounded(self.pixels), torch.softmax(self.labels, dim=1), self._rates()
+        pixels, labels, rates = (
+            rounded(self.pixels, self.problem.levels),
+            torch.softmax(self.labels, dim=1),
+            self._rates(),
+        )
         for step in range(training.step, stop):
             training = descend(self.problem, training, pixels, labels, rates[step], differentiable=True)
             training = replace(training, weights=self._jittered(training.weights, noise))
@@ -183,11 +185,11 @@ class Unrolled:
         self.optimiser.step()
 
 
-def rounded(pixels: torch.Tensor) -> torch.Tensor:
-    """Pixels float32 [n, c, h, w] as the bundle's 8 bits will give them back; the gradient passes unchanged."""
+def rounded(pixels: torch.Tensor, levels: int) -> torch.Tensor:
+    """Pixels float32 [n, c, h, w] as the bundle's codec will give them back; the gradient passes unchanged."""
     held = pixels.detach()
     low, high = held.amin(dim=(0, 2, 3), keepdim=True), held.amax(dim=(0, 2, 3), keepdim=True)
-    scale = ((high - low) / LEVELS).clamp_min(torch.finfo(torch.float32).tiny)
+    scale = ((high - low) / (levels - 1)).clamp_min(torch.finfo(torch.float32).tiny)
     return pixels + (torch.round((held - low) / scale) * scale + low - held)
 
 

@@ -1,0 +1,369 @@
+"""Every method on a small problem, against slow oracles; the driver's budget, selection, interruption and resuming."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from fieldkit.bundle.pixels import Pixels
+from fieldkit.bundle.radiometry import Radiometry
+from fieldkit.bundle.recipe import Augmentation, Initial, Schedule
+from fieldkit.bundle.samples import Samples
+from fieldkit.errors import Diverged, UsageError
+from fieldkit.field.augmentation import draw
+from fieldkit.field.training import minibatch
+from fieldkit.hq.augmentation import augment
+from fieldkit.hq.distil import METHODS, distribution, method, start, unrolled
+from fieldkit.hq.distil.descent import Training, accuracy, descend, reference_weights
+from fieldkit.hq.distil.driver import Budget, Checkpoint, Status, drive
+from fieldkit.hq.distil.problem import Problem, Snapshot, annealed
+from fieldkit.hq.models import build_model
+from fieldkit.hq.models.normalisation import Normalise
+
+pytestmark = pytest.mark.hq
+
+NO_AUGMENTATION = Augmentation()
+
+
+def problem(
+    *,
+    ipc: int = 2,
+    steps: int = 4,
+    batch: int = 6,
+    seed: int | None = None,
+    augmentation: Augmentation = NO_AUGMENTATION,
+) -> Problem:
+    """Three classes of 8x8 images that differ in where they are bright."""
+    rng = np.random.default_rng(0)
+    targets = np.arange(60) % 3
+    images = rng.integers(0, 60, (60, 1, 8, 8))
+    for index, target in enumerate(targets):
+        images[index, :, :, 2 * target : 2 * target + 3] += 150
+    images = images.astype(np.uint8)
+    return Problem(
+        real=Samples(images, targets.astype(np.int64)),
+        module=build_model("convnet", {"depth": 2, "width": 4}, (1, 8, 8), 3),
+        normalise=Normalise(Radiometry.measure(images)),
+        ipc=ipc,
+        class_count=3,
+        schedule=Schedule(steps=steps, batch=batch),
+        initial=Initial(seed=seed),
+        augmentation=augmentation,
+    )
+
+
+SETTINGS = {
+    "distribution": {"per_class": 4},
+    "random": {},
+    "unrolled": {"real": 12},
+}
+
+
+def test_every_method_is_in_the_contract_suite() -> None:
+    assert SETTINGS.keys() == METHODS.keys()
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+class TestContract:
+    def test_a_few_iterations_give_a_sound_set(self, name: str) -> None:
+        posed = problem()
+        made = start(name, posed, SETTINGS[name])
+        losses = [made.step(done) for done in (0.0, 0.5)]
+        snapshot = made.snapshot()
+        assert np.isfinite(losses).all()
+        assert snapshot.images.shape == (6, 1, 8, 8)
+        assert snapshot.images.dtype == np.float32
+        assert snapshot.labels.dtype == np.float32
+        np.testing.assert_allclose(snapshot.labels.sum(axis=1), 1.0, atol=1e-6)
+        np.testing.assert_array_equal(snapshot.labels.argmax(axis=1), posed.targets)
+
+    def test_the_same_seed_gives_the_same_set(self, name: str) -> None:
+        sets = []
+        for _ in range(2):
+            made = start(name, problem(), SETTINGS[name])
+            made.step(0.0)
+            sets.append(made.snapshot())
+        np.testing.assert_array_equal(sets[0].images, sets[1].images)
+        np.testing.assert_array_equal(sets[0].labels, sets[1].labels)
+
+    def test_a_restored_state_goes_on_to_the_same_set(self, name: str) -> None:
+        whole = start(name, problem(), SETTINGS[name])
+        for done in (0.0, 0.3):
+            whole.step(done)
+        file = io.BytesIO()
+        torch.save(whole.state(), file)
+        file.seek(0)
+        stored = torch.load(file, weights_only=True)
+        resumed = start(name, problem(), SETTINGS[name])
+        resumed.restore(stored)
+        for each in (whole, resumed):
+            each.step(0.6)
+        np.testing.assert_array_equal(whole.snapshot().images, resumed.snapshot().images)
+        np.testing.assert_array_equal(whole.snapshot().labels, resumed.snapshot().labels)
+        assert whole.snapshot().schedule == resumed.snapshot().schedule
+
+    def test_a_snapshot_stands_still(self, name: str) -> None:
+        made = start(name, problem(), SETTINGS[name])
+        taken = made.snapshot()
+        before = taken.images.copy(), taken.labels.copy()
+        made.step(0.0)
+        np.testing.assert_array_equal(taken.images, before[0])
+        np.testing.assert_array_equal(taken.labels, before[1])
+
+    def test_an_unknown_setting_is_named(self, name: str) -> None:
+        with pytest.raises(UsageError, match="magic"):
+            start(name, problem(), {"magic": 1})
+
+
+def test_an_unknown_method_lists_the_known_ones() -> None:
+    with pytest.raises(UsageError, match="distribution, random, unrolled"):
+        method("alchemy")
+
+
+def test_random_takes_real_images_of_each_class() -> None:
+    posed = problem(ipc=3)
+    snapshot = start("random", posed, {}).snapshot()
+    for image, target in zip(snapshot.images, posed.targets, strict=True):
+        same = (posed.real.images == image).all(axis=(1, 2, 3))
+        assert posed.real.targets[same].tolist() == [target]
+
+
+class TestDistributionMatching:
+    def test_loss_and_gradient_equal_a_loop_over_classes(self) -> None:
+        """The authors' structure: class by class, real and distilled each through the network on their own."""
+        posed, augmentation = problem(), distribution.SIAMESE
+        rng = np.random.default_rng(3)
+        weights = posed.fresh_model(5)
+        real = posed.pixels(posed.pick(4, rng))
+        images = posed.pixels(posed.pick(2, rng)).requires_grad_(True)
+        uniforms = rng.random((3, augmentation.width), dtype=np.float32)
+        loss = distribution.matching_loss(posed, augmentation, weights, (real, images), uniforms)
+        (gradient,) = torch.autograd.grad(loss, images)
+        expected = torch.tensor(0.0)
+        for index in range(3):
+            means = []
+            for pixels, count in ((real, 4), (images, 2)):
+                part = pixels[index * count : (index + 1) * count]
+                row = torch.from_numpy(uniforms[index : index + 1]).repeat(count, 1)
+                means.append(posed.features(weights, augment(part, row, augmentation)).mean(dim=0))
+            expected = expected + ((means[0].detach() - means[1]) ** 2).sum()
+        (expected_gradient,) = torch.autograd.grad(expected, images)
+        torch.testing.assert_close(loss, expected)
+        torch.testing.assert_close(gradient, expected_gradient)
+
+    def test_iterations_bring_the_features_closer(self) -> None:
+        made = distribution.DistributionMatching(problem(), distribution.Settings(per_class=20, rate=0.05))
+        losses = [made.step(0.0) for _ in range(40)]
+        assert np.mean(losses[-10:]) < 0.8 * np.mean(losses[:10])
+
+
+class TestUnrolled:
+    def test_gradient_of_a_pixel_equals_a_finite_difference(self) -> None:
+        posed = problem(seed=3, steps=3)
+        settings = unrolled.Settings(noise=0.0, learning_rate=0.1, real=12)
+        made = unrolled.Unrolled(posed, settings)
+        positions = np.arange(12)
+        targets = torch.from_numpy(posed.real.targets[positions])
+
+        def loss(pixels: torch.Tensor, differentiable: bool) -> torch.Tensor:
+            labels = torch.softmax(made.labels.double().detach(), dim=1)
+            training = Training.begin(posed, 0)
+            doubled = {name: value.double() for name, value in training.weights.items()}
+            training = Training(0, doubled, {name: torch.zeros_like(value) for name, value in doubled.items()})
+            training = training.detached()
+            for _ in range(3):
+                training = descend(posed, training, pixels, labels, 0.1, differentiable=differentiable)
+            logits = posed.logits(training.weights, posed.pixels(positions).double())
+            return torch.nn.functional.cross_entropy(logits, targets)
+
+        pixels = made.pixels.detach().double().requires_grad_(True)
+        (gradient,) = torch.autograd.grad(loss(pixels, True), pixels)
+        place = np.unravel_index(int(gradient.abs().argmax()), gradient.shape)
+        moved = pixels.detach().clone()
+        moved[place] += 1e-5
+        up = loss(moved, False).item()
+        moved[place] -= 2e-5
+        down = loss(moved, False).item()
+        assert float(gradient[place]) == pytest.approx((up - down) / 2e-5, rel=1e-3)
+
+    def test_one_descent_step_equals_torchs_sgd(self) -> None:
+        posed = problem(batch=4, augmentation=Augmentation(shift=0.1))
+        posed = Problem(**vars(posed) | {"weight_decay": 0.01})
+        pixels, labels = posed.pixels(np.arange(6)), torch.eye(3).repeat(2, 1)
+        training = Training.begin(posed, 7)
+        model = build_model("convnet", {"depth": 2, "width": 4}, (1, 8, 8), 3)
+        model.load_state_dict(training.weights)
+        optimiser = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01)
+        for step in range(3):
+            positions = minibatch(7, step, 6, 4)
+            uniforms = torch.from_numpy(draw(7, step, (4, 2)))
+            batch = augment(pixels[positions], uniforms, posed.augmentation)
+            optimiser.zero_grad()
+            torch.nn.functional.cross_entropy(model(batch), labels[positions]).backward()
+            optimiser.step()
+            training = descend(posed, training.detached(), pixels, labels, 0.1)
+        for name, value in model.state_dict().items():
+            torch.testing.assert_close(training.weights[name].detach(), value)
+
+    @pytest.mark.parametrize("settings", [{}, {"window": 2, "pool": 3}])
+    def test_iterations_lower_the_loss_on_real_images(self, settings: dict[str, int]) -> None:
+        made = unrolled.Unrolled(problem(steps=6), unrolled.Settings(real=30, sharpness=1.0, **settings))
+        losses = [made.step(0.0) for _ in range(30)]
+        assert np.mean(losses[-9:]) < 0.85 * np.mean(losses[:9])
+
+    def test_a_window_works_in_every_part_of_the_training(self) -> None:
+        made = unrolled.Unrolled(problem(steps=6), unrolled.Settings(window=2, pool=3, real=6))
+        seen = set()
+        for _ in range(12):
+            made.step(0.0)
+            seen |= {each.step for each in made.pool}
+        assert seen == {0, 2, 4}
+        assert (made.snapshot().schedule.rates != np.float32(made.settings.learning_rate)).all()
+
+    def test_learning_rates_stay_within_their_bounds(self) -> None:
+        settings = unrolled.Settings(real=6, rate=2.0, learning_rate=0.1, lowest=0.05, highest=0.2)
+        made = unrolled.Unrolled(problem(), settings)
+        for _ in range(5):
+            made.step(0.0)
+        rates = np.array(made.snapshot().schedule.rates)
+        assert rates.min() >= 0.05 * (1 - 1e-6)
+        assert rates.max() <= 0.2 * (1 + 1e-6)
+
+    def test_pixels_are_seen_as_the_bundle_will_store_them(self) -> None:
+        pixels = torch.from_numpy(np.random.default_rng(0).normal(0, 2, (3, 2, 4, 4)).astype(np.float32))
+        for levels in (256, 16):
+            stored = Pixels.encode(pixels.numpy(), "uint8", levels).decode()
+            np.testing.assert_allclose(unrolled.rounded(pixels, levels).numpy(), stored, atol=1e-5)
+
+    def test_no_first_image_is_a_real_one(self) -> None:
+        posed = problem()
+        first = unrolled.Unrolled(posed).pixels.detach().flatten(1)
+        real = posed.pixels(np.arange(60)).flatten(1)
+        assert torch.cdist(first, real).min() > 1.0
+
+    @pytest.mark.parametrize(("name", "value"), [("window", 0), ("learning_rate", 0.9)])
+    def test_settings_out_of_range(self, name: str, value: float) -> None:
+        with pytest.raises(UsageError, match=name):
+            start("unrolled", problem(), {name: value})
+
+
+def test_reference_weights_learn_what_the_set_teaches() -> None:
+    posed = problem(steps=30)
+    posed = Problem(**vars(posed) | {"schedule": Schedule(steps=30, batch=6, rate=0.05)})
+    snapshot = start("random", posed, {}).snapshot()
+    weights = reference_weights(posed, snapshot, 0)
+    assert accuracy(posed, weights, posed.real.images, posed.real.targets, batch=7) > 0.9
+
+
+class Counting:
+    """A method whose set is the number of its iterations."""
+
+    def __init__(self, interrupt_at: int = 0) -> None:
+        self.count = 0
+        self.interrupt_at = interrupt_at
+
+    def step(self, done: float) -> float:
+        assert 0.0 <= done < 1.0
+        self.count += 1
+        if self.count == self.interrupt_at:
+            os.kill(os.getpid(), signal.SIGINT)
+        return float(self.count)
+
+    def snapshot(self) -> Snapshot:
+        return Snapshot(np.full((1, 1, 1, 1), self.count, np.float32), np.ones((1, 1), np.float32), Schedule(1, 1))
+
+    def state(self) -> dict[str, int]:
+        return {"count": self.count}
+
+    def restore(self, state: dict[str, int]) -> None:
+        self.count = state["count"]
+
+
+def nearest(target: int) -> object:
+    """A judge that likes the snapshot closest to iteration ``target`` best."""
+    return lambda snapshot: 1.0 - abs(float(snapshot.images[0, 0, 0, 0]) - target) / 100
+
+
+NOWHERE = Checkpoint(None, {})
+
+
+class TestDriver:
+    def test_the_best_snapshot_wins_not_the_last(self) -> None:
+        outcome = drive(Counting(), Budget(iterations=20), nearest(8), NOWHERE)
+        assert outcome.best.images[0, 0, 0, 0] == 8
+        assert outcome.score == 1.0
+        assert outcome.iterations == 20
+        assert [iteration for iteration, _ in outcome.curve] == list(range(2, 21, 2))
+
+    def test_the_last_iteration_is_judged_too(self) -> None:
+        outcome = drive(Counting(), Budget(iterations=13), nearest(13), NOWHERE)
+        assert outcome.best.images[0, 0, 0, 0] == 13
+
+    def test_a_time_budget_ends(self) -> None:
+        statuses: list[Status] = []
+        outcome = drive(Counting(), Budget(seconds=0.05), nearest(1), NOWHERE, report=statuses.append)
+        assert outcome.seconds >= 0.05
+        assert statuses[-1].done == 1.0
+
+    def test_ctrl_c_keeps_the_best_and_resumes_to_the_same_end(self, tmp_path: Path) -> None:
+        checkpoint = Checkpoint(tmp_path / "job.resume", {"ipc": 1})
+        stopped = drive(Counting(interrupt_at=7), Budget(iterations=20), nearest(6), checkpoint)
+        assert stopped.interrupted
+        assert stopped.iterations == 7
+        assert stopped.best.images[0, 0, 0, 0] == 6
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        resumed = drive(Counting(), Budget(iterations=20), nearest(6), checkpoint, resume=True)
+        whole = drive(Counting(), Budget(iterations=20), nearest(6), NOWHERE)
+        assert not resumed.interrupted
+        assert resumed.curve == whole.curve
+        assert resumed.best.images[0, 0, 0, 0] == whole.best.images[0, 0, 0, 0] == 6
+        assert resumed.best.schedule == Schedule(1, 1)
+        checkpoint.remove()
+        assert not list(tmp_path.iterdir())
+
+    def test_nothing_to_resume(self, tmp_path: Path) -> None:
+        with pytest.raises(UsageError, match="nothing to resume"):
+            drive(Counting(), Budget(iterations=2), nearest(1), Checkpoint(tmp_path / "none", {}), resume=True)
+
+    def test_another_jobs_checkpoint_is_refused(self, tmp_path: Path) -> None:
+        path = tmp_path / "job.resume"
+        drive(Counting(interrupt_at=1), Budget(iterations=5), nearest(1), Checkpoint(path, {"ipc": 1}))
+        with pytest.raises(UsageError, match="found ipc 1; expected ipc 2"):
+            drive(Counting(), Budget(iterations=5), nearest(1), Checkpoint(path, {"ipc": 2}), resume=True)
+
+    @pytest.mark.parametrize("content", [b"", b"nonsense", b"PK\x03\x04 a broken archive"])
+    def test_a_damaged_checkpoint_is_refused(self, tmp_path: Path, content: bytes) -> None:
+        path = tmp_path / "job.resume"
+        path.write_bytes(content)
+        with pytest.raises(UsageError, match="damaged"):
+            drive(Counting(), Budget(iterations=5), nearest(1), Checkpoint(path, {}), resume=True)
+
+    def test_sets_on_which_training_diverges_are_passed_over(self) -> None:
+        def judge(snapshot: Snapshot) -> float:
+            if snapshot.images[0, 0, 0, 0] > 4:
+                raise Diverged("too hot")
+            return 0.5
+
+        outcome = drive(Counting(), Budget(iterations=20), judge, NOWHERE)
+        assert outcome.best.images[0, 0, 0, 0] == 4
+
+    def test_nothing_but_diverging_is_an_error(self) -> None:
+        def judge(snapshot: Snapshot) -> float:
+            raise Diverged("too hot")
+
+        with pytest.raises(Diverged, match="every training diverged over 3 iterations"):
+            drive(Counting(), Budget(iterations=3), judge, NOWHERE)
+
+
+def test_annealing_falls_from_the_rate_to_its_floor() -> None:
+    rates = [annealed(2.0, done) for done in np.linspace(0, 1, 11)]
+    assert rates[0] == 2.0
+    assert rates[-1] == pytest.approx(0.06)
+    assert rates == sorted(rates, reverse=True)
