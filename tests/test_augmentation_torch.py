@@ -6,12 +6,12 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from hypothesis import given, settings  # noqa: E402
-from hypothesis import strategies as st  # noqa: E402
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from fieldkit.bundle.recipe import Augmentation  # noqa: E402
-from fieldkit.errors import UsageError  # noqa: E402
-from fieldkit.hq.augmentation import augment, column_names  # noqa: E402
+from fieldkit.bundle.recipe import Augmentation
+from fieldkit.errors import UsageError
+from fieldkit.hq.augmentation import augment, column_names
 
 pytestmark = pytest.mark.hq
 

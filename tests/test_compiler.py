@@ -11,19 +11,19 @@ import pytest
 torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 
-from fieldkit.bundle.radiometry import Radiometry  # noqa: E402
-from fieldkit.bundle.recipe import Augmentation, Initial, Recipe, Schedule  # noqa: E402
-from fieldkit.bundle.weights import initial_weights  # noqa: E402
-from fieldkit.errors import ProgramError, UsageError  # noqa: E402
-from fieldkit.field.program import ALLOWED_OPERATORS  # noqa: E402
-from fieldkit.field.session import Stepper  # noqa: E402
-from fieldkit.hq.compiler import AdamW, Compiled, Data, Sgd, compile_model, compile_recipe  # noqa: E402
-from fieldkit.hq.compiler.optimisers import state_tensors  # noqa: E402
-from fieldkit.hq.compiler.parity import LOSS_LIMIT, PROBABILITY_LIMIT, STEP_LIMIT  # noqa: E402
-from fieldkit.hq.compiler.programs import Sizes, TrainingLoss, predict_program, train_program  # noqa: E402
-from fieldkit.hq.compiler.rules import RULES, elementwise  # noqa: E402
-from fieldkit.hq.models import build_model  # noqa: E402
-from fieldkit.hq.models.laws import parameter_tensors  # noqa: E402
+from fieldkit.bundle.radiometry import Radiometry
+from fieldkit.bundle.recipe import Augmentation, Initial, Recipe, Schedule
+from fieldkit.bundle.weights import initial_weights
+from fieldkit.errors import ProgramError, UsageError
+from fieldkit.field.program import ALLOWED_OPERATORS
+from fieldkit.field.session import Stepper
+from fieldkit.hq.compiler import AdamW, Compiled, Data, Sgd, compile_model, compile_recipe
+from fieldkit.hq.compiler.optimisers import state_tensors
+from fieldkit.hq.compiler.parity import LOSS_LIMIT, PROBABILITY_LIMIT, STEP_LIMIT
+from fieldkit.hq.compiler.programs import Sizes, TrainingLoss, predict_program, train_program
+from fieldkit.hq.compiler.rules import RULES, elementwise
+from fieldkit.hq.models import build_model
+from fieldkit.hq.models.laws import parameter_tensors
 
 pytestmark = pytest.mark.hq
 

@@ -8,8 +8,8 @@ import pytest
 pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 
-from fieldkit.errors import ProgramError  # noqa: E402
-from fieldkit.hq.compiler.graph import Graph, stopped  # noqa: E402
+from fieldkit.errors import ProgramError
+from fieldkit.hq.compiler.graph import Graph, stopped
 
 pytestmark = pytest.mark.hq
 

@@ -10,15 +10,15 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnx")
 
-from hypothesis import given, settings  # noqa: E402
-from hypothesis import strategies as st  # noqa: E402
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from fieldkit.field.session import open_session, run_session  # noqa: E402
-from fieldkit.hq.compiler.capture import capture  # noqa: E402
-from fieldkit.hq.compiler.differentiation import gradients  # noqa: E402
-from fieldkit.hq.compiler.graph import Graph  # noqa: E402
-from fieldkit.hq.compiler.lowering import lower  # noqa: E402
-from fieldkit.hq.compiler.rules import RULES  # noqa: E402
+from fieldkit.field.session import open_session, run_session
+from fieldkit.hq.compiler.capture import capture
+from fieldkit.hq.compiler.differentiation import gradients
+from fieldkit.hq.compiler.graph import Graph
+from fieldkit.hq.compiler.lowering import lower
+from fieldkit.hq.compiler.rules import RULES
 
 pytestmark = pytest.mark.hq
 

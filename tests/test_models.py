@@ -7,14 +7,14 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from fieldkit.bundle.radiometry import Radiometry  # noqa: E402
-from fieldkit.bundle.recipe import Initial  # noqa: E402
-from fieldkit.bundle.weights import initial_weights  # noqa: E402
-from fieldkit.errors import ProgramError, UsageError  # noqa: E402
-from fieldkit.hq.models import ARCHITECTURES, build_model, model_options  # noqa: E402
-from fieldkit.hq.models.convnet import ConvNetOptions  # noqa: E402
-from fieldkit.hq.models.laws import load_weights, parameter_tensors  # noqa: E402
-from fieldkit.hq.models.normalisation import Normalise  # noqa: E402
+from fieldkit.bundle.radiometry import Radiometry
+from fieldkit.bundle.recipe import Initial
+from fieldkit.bundle.weights import initial_weights
+from fieldkit.errors import ProgramError, UsageError
+from fieldkit.hq.models import ARCHITECTURES, build_model, model_options
+from fieldkit.hq.models.convnet import ConvNetOptions
+from fieldkit.hq.models.laws import load_weights, parameter_tensors
+from fieldkit.hq.models.normalisation import Normalise
 
 pytestmark = pytest.mark.hq
 

@@ -133,6 +133,7 @@ def build(
 
     distillation = start(spec.method, problem, spec.settings)
     checkpoint = Checkpoint(output.with_name(output.name + ".resume"), fingerprint(spec, dataset))
+    note(f"distilling with method {spec.method}")
     outcome = drive(distillation, budget(spec), judge, checkpoint, resume=resume, report=report)
     note("measuring the best set as a device will train it")
     bundle = measured(packing.pack(outcome.best), spec, splits, scores)

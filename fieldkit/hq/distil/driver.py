@@ -197,8 +197,9 @@ def drive(
                 saved = time.monotonic()
             report(Status(budget.done(run.iterations, run.seconds), run.iterations, run.seconds, run.loss, run.score))
         stopped = interrupted()
-        if stopped:
-            checkpoint.save(distillation, run)
+        # Before the extra judgement, which a run that was never stopped would not have made; and even at the end, since
+        # much can happen before the bundle is written.
+        checkpoint.save(distillation, run)
         if run.iterations != run.judged:
             _judge(distillation, judge, run)
     if run.best is None or run.score is None:

@@ -20,11 +20,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
-from sklearn.cluster import KMeans
 from torch.nn import functional
 
 from fieldkit.errors import UsageError
@@ -195,7 +193,9 @@ def rounded(pixels: torch.Tensor, levels: int) -> torch.Tensor:
 
 def centres(problem: Problem, contrast: float, rng: np.random.Generator) -> torch.Tensor:
     """First pixels float32 [ipc * k, c, h, w]: each class's k-means centres over at most 1,000 images, plus noise."""
-    found: list[Any] = []
+    from sklearn.cluster import KMeans  # slow to import, and needed once
+
+    found: list[torch.Tensor] = []
     for group in problem.groups:
         some = problem.pixels(rng.permutation(group)[:1000])
         seed = int(rng.integers(1 << 31))

@@ -1,0 +1,215 @@
+"""From a data set to a bundle, through the library and through the command."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from fieldkit.bundle import read_bundle
+from fieldkit.bundle.samples import Samples
+from fieldkit.errors import DataError, UsageError
+from fieldkit.field.training import train
+from fieldkit.hq.building import RecipeSpec, Spec, build
+from fieldkit.hq.distil.driver import Budget
+from fieldkit.hq.evidence.accuracy import FieldScores, expectation
+
+pytestmark = pytest.mark.hq
+
+TINY = RecipeSpec("convnet", {"depth": 2, "width": 4})
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Three classes of 8x8 images, which differ in where they are bright."""
+    rng = np.random.default_rng(0)
+    targets = np.arange(150) % 3
+    images = rng.integers(0, 80, (150, 8, 8))
+    for index, target in enumerate(targets):
+        images[index, :, 2 * target : 2 * target + 3] += 150
+    path = tmp_path_factory.mktemp("data") / "bars.npz"
+    np.savez(path, x_train=images.astype(np.uint8), y_train=targets, classes=json.dumps(["left", "middle", "right"]))
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def spec(data: str) -> Spec:
+    return Spec(data, ipc=2, method="unrolled", settings={"real": 12}, recipes=(TINY,), steps=5, probe=9,
+                budget=Budget(iterations=4), seed=3, threads=1)  # fmt: skip
+
+
+def test_a_bundle_says_what_it_is(spec: Spec, tmp_path: Path) -> None:
+    built = build(spec, tmp_path / "bars.h5")
+    bundle = read_bundle(tmp_path / "bars.h5")
+    assert bundle.digest == built.bundle.digest
+    assert bundle.manifest.name == "bars"
+    assert bundle.manifest.classes == ("left", "middle", "right")
+    assert bundle.manifest.method == {"name": "unrolled", "ipc": 2, "settings": {"real": 12}}
+    assert len(bundle.images) == 6
+    assert bundle.probe is not None
+    assert len(bundle.probe) == 9
+    recipe = bundle.recipes["convnet"]
+    assert not recipe.initial.fixed
+    assert recipe.schedule.kind == "listed"
+    assert len(recipe.schedule.rates) == 5
+    assert bundle.card["parity"]["convnet"]["step_error"] <= 1e-3
+    assert not list(tmp_path.glob("*.resume"))
+
+
+def test_what_is_expected_is_what_the_written_bundle_gives(spec: Spec, tmp_path: Path) -> None:
+    build(spec, tmp_path / "bars.h5")
+    bundle = read_bundle(tmp_path / "bars.h5")
+    assert bundle.probe is not None
+    (found,) = FieldScores(threads=1).accuracies(bundle, "convnet", range(5), [bundle.probe])
+    expected = bundle.manifest.expectations["convnet"]["probe"]
+    assert expected == expectation(found, 9)
+    assert expected.low <= min(found) <= max(found) <= expected.high
+
+
+def test_the_same_build_gives_the_same_bytes(spec: Spec, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        build(replace(spec, name="same"), tmp_path / f"{name}.h5")
+    assert (tmp_path / "a.h5").read_bytes() == (tmp_path / "b.h5").read_bytes()
+
+
+def test_no_probe_image_was_distilled_or_selected_on(spec: Spec, data: str, tmp_path: Path) -> None:
+    build(replace(spec, method="random", settings={}, ipc=30), tmp_path / "bars.h5")
+    bundle = read_bundle(tmp_path / "bars.h5")
+    assert bundle.probe is not None
+    distilled = {image.tobytes() for image in np.rint(bundle.images.decode()).astype(np.uint8)}
+    real = {image.tobytes() for image in np.load(data)["x_train"]}
+    assert distilled <= real
+    assert not distilled & {image.tobytes() for image in bundle.probe.images}
+
+
+def test_fixed_first_weights_make_every_seed_the_same(spec: Spec, tmp_path: Path) -> None:
+    build(replace(spec, init="fixed"), tmp_path / "bars.h5")
+    bundle = read_bundle(tmp_path / "bars.h5")
+    first, second = (train(bundle, seed=seed, threads=1) for seed in (0, 1))
+    for name, values in first.weights.items():
+        np.testing.assert_array_equal(values, second.weights[name])
+    assert bundle.manifest.expectations["convnet"]["held-out"].std == 0.0
+
+
+def test_several_recipes_each_with_its_own_expectation(spec: Spec, tmp_path: Path) -> None:
+    recipes = (TINY, RecipeSpec("convnet", {"depth": 1, "width": 4, "norm": "group", "pooling": "max"}))
+    build(replace(spec, recipes=recipes, method="distribution", settings={"per_class": 4}), tmp_path / "bars.h5")
+    bundle = read_bundle(tmp_path / "bars.h5")
+    assert bundle.manifest.recipes == ("convnet", "convnet-2")
+    assert bundle.manifest.expectations.keys() == {"convnet", "convnet-2"}
+    assert bundle.recipes["convnet-2"].architecture["pooling"] == "max"
+
+
+def test_fewer_levels_make_a_smaller_file(spec: Spec, tmp_path: Path) -> None:
+    for levels in (256, 8):
+        build(replace(spec, levels=levels), tmp_path / f"{levels}.h5")
+    assert read_bundle(tmp_path / "8.h5").images.codes.max() == 7
+    assert (tmp_path / "8.h5").stat().st_size < (tmp_path / "256.h5").stat().st_size
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"ipc": 0}, "ipc: too small"),
+        ({"init": "lucky"}, "fixed or random"),
+        ({"recipes": ()}, "at least one"),
+        ({"recipes": (RecipeSpec("alexnet"),)}, "convnet"),
+        ({"recipes": (RecipeSpec("convnet", {"depth": 9}),)}, "too small for a depth of 9"),
+        ({"method": "alchemy"}, "distribution, random, unrolled"),
+        ({"settings": {"magic": 1}}, "magic"),
+        ({"data": "no/such/file"}, "no data there"),
+    ],
+)
+def test_a_wrong_spec_is_refused_and_nothing_written(
+    spec: Spec, tmp_path: Path, change: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(UsageError, match=words):
+        build(replace(spec, **change), tmp_path / "bars.h5")
+    assert not list(tmp_path.iterdir())
+
+
+def test_too_few_samples_name_each_class(spec: Spec, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="class 'left' has 50 samples") as caught:
+        build(replace(spec, ipc=60), tmp_path / "bars.h5")
+    assert len(caught.value.faults) == 3
+    assert not list(tmp_path.iterdir())
+
+
+def test_scores_are_those_of_the_device(spec: Spec, tmp_path: Path) -> None:
+    """The class of each image is found by a model that the field trained, as the command would."""
+    bundle = build(replace(spec, steps=40, method="random", settings={}, ipc=10), tmp_path / "bars.h5").bundle
+    assert bundle.probe is not None
+    empty = Samples(bundle.probe.images, (bundle.probe.targets + 1) % 3)
+    right, wrong = FieldScores(threads=1).accuracies(bundle, "convnet", [0], [bundle.probe, empty])
+    assert right[0] > 0.8
+    assert wrong[0] < 0.2
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "fieldkit", *map(str, arguments)]
+
+
+def small(data: str, output: Path) -> list[object]:
+    return ["build", data, "-o", output, "--ipc", 2, "--recipe", "convnet:depth=2,width=4", "--threads", 1]
+
+
+def test_command_prints_one_document(data: str, tmp_path: Path) -> None:
+    output = tmp_path / "bars.h5"
+    options = ["--method", "unrolled", "--set", "real=12", "--steps", 5, "--iterations", 2, "--probe", 6, "--json"]
+    ran = subprocess.run(command(*small(data, output), *options), capture_output=True, text=True, check=True)
+    document = json.loads(ran.stdout)
+    assert document["schema"] == "fieldkit.build/1"
+    assert document["bundle"]["bytes"] == output.stat().st_size
+    assert document["expectations"]["convnet"]["probe"]["samples"] == 6
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["--set", "real"], 2, "KEY=VALUE"),
+        (["--ipc", "60"], 7, "class 'left' has 50 samples"),
+        (["-o", "no/such/folder/x.h5"], 2, "folder does not exist"),
+        (["--resume"], 2, "nothing to resume"),
+    ],
+)
+def test_wrong_calls(data: str, tmp_path: Path, arguments: list[str], code: int, words: str) -> None:
+    ran = subprocess.run(
+        command(*small(data, tmp_path / "bars.h5"), *arguments), capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == code
+    assert words in ran.stderr
+    assert ran.stdout == ""
+    assert not list(tmp_path.iterdir())
+
+
+def test_ctrl_c_packs_the_best_so_far_and_resume_ends_as_if_uncut(data: str, tmp_path: Path) -> None:
+    output = tmp_path / "bars.h5"
+    options = ["--method", "unrolled", "--set", "real=12", "--steps", 5, "--iterations", 400, "--name", "same"]
+    process = subprocess.Popen(command(*small(data, output), *options), stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "distilling" in line:
+            break
+    time.sleep(1)
+    os.kill(process.pid, signal.SIGINT)
+    words = process.communicate(timeout=60)[1]
+    assert process.returncode == 6, words
+    assert "--resume" in words
+    read_bundle(output)
+    assert output.with_name("bars.h5.resume").is_file()
+    subprocess.run(command(*small(data, output), *options, "--resume"), capture_output=True, check=True)
+    assert not output.with_name("bars.h5.resume").exists()
+    whole = tmp_path / "whole.h5"
+    subprocess.run(command(*small(data, whole), *options), capture_output=True, check=True)
+    assert whole.read_bytes() == output.read_bytes()
