@@ -139,6 +139,26 @@ def test_a_wrong_spec_is_refused_and_nothing_written(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"recipes": (TINY, RecipeSpec("alexnet"))}, "unknown architecture; found alexnet"),
+        ({"recipes": (RecipeSpec("convnet", {"height": 9}),)}, "convnet: unknown option; found height"),
+        ({"recipes": (RecipeSpec("convnet", {"width": 0}),)}, "convnet width"),
+        ({"method": "alchemy"}, "unknown method; found alchemy"),
+        ({"settings": {"magic": 1}}, "no such setting; found magic; expected window, "),
+        ({"settings": {"real": "many"}}, "unrolled real: wrong kind of value; found 'many'; expected int"),
+        ({"settings": {"window": True}}, r"unrolled window: .* expected int \| None"),
+        ({"method": "random", "settings": {"rate": 1}}, "found rate; expected none"),
+    ],
+)
+def test_names_and_values_are_checked_before_the_data_is_read(
+    spec: Spec, tmp_path: Path, change: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(UsageError, match=words):
+        build(replace(spec, data="no/such/file", **change), tmp_path / "bars.h5")
+
+
 def test_too_few_samples_name_each_class(spec: Spec, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="class 'left' has 50 samples") as caught:
         build(replace(spec, ipc=60), tmp_path / "bars.h5")

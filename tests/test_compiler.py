@@ -86,7 +86,8 @@ def test_a_compiled_recipe_is_proven_against_torch(kind, optimiser, augmentation
 
 def test_parity_holds_for_16_bit_counts_and_one_band():
     data = Data((1, 7, 5), 2, Radiometry(("sar",), "uint16", (9000.0,), (4000.0,)))
-    compile_recipe("convnet", {"depth": 1, "width": 3}, data, optimiser=Sgd(), schedule=replace(SCHEDULE, batch=1))
+    made = compile_recipe("convnet", {"width": 3}, data, optimiser=Sgd(), schedule=replace(SCHEDULE, batch=1))
+    assert made.recipe.architecture["depth"] == 2
 
 
 def test_a_recipe_that_differs_from_torch_is_refused(monkeypatch):

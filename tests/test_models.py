@@ -11,7 +11,7 @@ from fieldkit.bundle.radiometry import Radiometry
 from fieldkit.bundle.recipe import Initial
 from fieldkit.bundle.weights import initial_weights
 from fieldkit.errors import ProgramError, UsageError
-from fieldkit.hq.models import ARCHITECTURES, build_model, model_options
+from fieldkit.hq.models import ARCHITECTURES, build_model, check_options, model_options
 from fieldkit.hq.models.convnet import ConvNetOptions
 from fieldkit.hq.models.laws import load_weights, parameter_tensors
 from fieldkit.hq.models.normalisation import Normalise
@@ -37,6 +37,20 @@ def test_the_standard_convnet_is_the_fields_own():
     assert names[-2:] == ["head.weight", "head.bias"]
 
 
+@pytest.mark.parametrize(
+    ("size", "depth"),
+    [((1, 1), 1), ((2, 9), 1), ((3, 3), 1), ((4, 4), 2), ((8, 8), 2), ((16, 16), 2), ((28, 28), 3), ((32, 32), 3),
+     ((64, 64), 4), ((200, 31), 3)],
+)  # fmt: skip
+def test_a_depth_that_nobody_names_follows_from_the_image(size, depth):
+    shape = (1, *size)
+    assert model_options("convnet", {"width": 8}, shape) == ConvNetOptions(depth=depth, width=8)
+    assert model_options("convnet", {"depth": 1}, shape).depth == 1
+    assert model_options("convnet", ConvNetOptions(), shape).depth == 3
+    if size != (1, 1):
+        assert len(build_model("convnet", {"width": 8}, shape, 2).blocks) == depth
+
+
 @pytest.mark.parametrize("norm", ["instance", "group", "none"])
 @pytest.mark.parametrize("pooling", ["avg", "max", "none"])
 def test_odd_images_pass_through_every_kind(norm, pooling):
@@ -51,7 +65,7 @@ def test_an_unknown_architecture_lists_the_known_ones():
 
 def test_an_unknown_option_lists_the_known_ones():
     with pytest.raises(UsageError, match=r"height.*depth, width, norm, pooling"):
-        model_options("convnet", {"height": 3})
+        check_options("convnet", {"height": 3})
 
 
 @pytest.mark.parametrize(

@@ -25,12 +25,12 @@ from fieldkit.bundle.samples import Samples
 from fieldkit.errors import UsageError
 from fieldkit.field.datasets import Dataset, check_enough
 from fieldkit.hq.compiler import Compiled, Data, Sgd, compile_recipe
-from fieldkit.hq.distil import method, start
+from fieldkit.hq.distil import check_settings, method, start
 from fieldkit.hq.distil.descent import accuracy, reference_weights
 from fieldkit.hq.distil.driver import Budget, Checkpoint, Outcome, Report, drive
 from fieldkit.hq.distil.problem import Problem, Snapshot
 from fieldkit.hq.evidence.accuracy import FieldScores, expectation
-from fieldkit.hq.models import build_model
+from fieldkit.hq.models import build_model, check_options
 from fieldkit.hq.models.normalisation import Normalise
 from fieldkit.hq.sources import load
 from fieldkit.hq.splitting import Splits, held_out_size, split
@@ -145,7 +145,7 @@ def build(
 
 
 def _check(spec: Spec) -> None:
-    """Refuse what no data set can make right."""
+    """Refuse what no data set can make right, before it is read."""
     for where, value, least in (("ipc", spec.ipc, 1), ("probe", spec.probe, 0), ("seed", spec.seed, 0)):
         if value < least:
             raise UsageError("too small", where=where, found=value, expected=f"at least {least}")
@@ -153,7 +153,9 @@ def _check(spec: Spec) -> None:
         raise UsageError("unknown kind of initial weights", where="init", found=spec.init, expected="fixed or random")
     if not spec.recipes:
         raise UsageError("a bundle needs a recipe", where="recipes", expected="at least one")
-    method(spec.method)
+    check_settings(spec.method, spec.settings)
+    for each in spec.recipes:
+        check_options(each.architecture, each.options)
 
 
 def budget(spec: Spec) -> Budget:

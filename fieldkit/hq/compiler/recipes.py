@@ -57,11 +57,12 @@ def compile_recipe(
 ) -> Compiled:
     """Compile architecture ``name`` into a recipe of programs ``predict`` and ``train/full``.
 
-    options: the architecture's options dataclass, or a mapping of its fields.  schedule.batch fixes the batch of the
-    train program.  Raises UsageError for options out of range; ProgramError for a model that cannot be compiled, or
-    whose programs differ from torch.
+    options: the architecture's options dataclass, or a mapping of the fields that somebody chose; the recipe's
+    ``architecture`` records all of them.  schedule.batch fixes the batch of the train program.
+    Raises UsageError for options out of range; ProgramError for a model that cannot be compiled, or whose programs
+    differ from torch.
     """
-    chosen = model_options(name, options) if isinstance(options, Mapping) else options
+    chosen = model_options(name, options, data.input_shape)
     model = build_model(name, chosen, data.input_shape, data.class_count)
     architecture = {"name": name, **asdict(chosen)}
     return compile_model(model, architecture, data, optimiser=optimiser, schedule=schedule, augmentation=augmentation)

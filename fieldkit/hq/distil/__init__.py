@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_type_hints
 
 from fieldkit.bundle.recipe import Augmentation, Schedule
 from fieldkit.errors import UsageError
@@ -64,9 +64,33 @@ def method(name: str) -> Method:
 
 def start(name: str, problem: Problem, settings: Mapping[str, Any]) -> Distillation:
     """Begin method ``name`` on ``problem``.  Raises UsageError for an unknown setting or a value out of range."""
-    chosen = method(name)
-    try:
-        made = chosen.settings(**settings)
-    except TypeError as error:
-        raise UsageError(f"the method has no such setting: {error}", where=f"method {name}") from error
-    return chosen.start(problem, made)
+    return method(name).start(problem, check_settings(name, settings))
+
+
+def check_settings(name: str, values: Mapping[str, Any]) -> Any:
+    """The settings dataclass of method ``name`` from plain values, whatever the problem.
+
+    Raises UsageError for an unknown method or setting, or a value that is of the wrong kind or out of range.
+    """
+    settings = method(name).settings
+    known = get_type_hints(settings)
+    unknown = sorted(set(values) - set(known))
+    if unknown:
+        raise UsageError(
+            "the method has no such setting",
+            where=f"method {name}",
+            found=", ".join(unknown),
+            expected=", ".join(known) or "none: it has no settings",
+        )
+    for key, value in values.items():
+        if not _of_kind(value, known[key]):
+            kind = getattr(known[key], "__name__", known[key])
+            raise UsageError("wrong kind of value", where=f"{name} {key}", found=repr(value), expected=kind)
+    return settings(**values)
+
+
+def _of_kind(value: Any, kind: Any) -> bool:
+    """True if ``value`` is what an annotation says, a whole number being a number; true and false are none."""
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, kind) or (isinstance(value, int) and isinstance(float(value), kind))

@@ -18,13 +18,17 @@ from fieldkit.errors import UsageError
 NORMS = ("instance", "group", "none")
 POOLINGS = ("avg", "max", "none")
 GROUPS = 4
+# What the blocks should leave of the image's shorter side, and how many blocks there should be even if they leave less.
+LEFT = 3
+SHALLOWEST = 2
 
 
 @dataclass(frozen=True)
 class ConvNetOptions:
     """Size and kind of a ConvNet.
 
-    depth: number of blocks.  width: channels of every block.
+    depth: number of blocks; 3 is the field's for 32x32 pixels, ``fitting`` has that of other sizes.
+    width: channels of every block.
     norm: "instance" (a group per channel), "group" (four groups) or "none".
     pooling: "avg", "max" (both 2x2, halving height and width) or "none".
     """
@@ -61,6 +65,18 @@ class ConvNetOptions:
                 expected=f"at least {smallest}x{smallest}" if smallest > 1 else "more than one pixel",
                 remedy="choose a smaller depth, pooling 'none', or larger images",
             )
+
+
+def fitting(input_shape: tuple[int, int, int]) -> dict[str, int]:
+    """The depth that suits an image of (channels, height, width), where the blocks halve it.
+
+    3x3 pixels take 1 block, 8x8 and 16x16 take 2, 28x28 and 32x32 take 3, 64x64 takes 4: a classifier that reads one
+    pixel of each channel learns far less.
+    """
+    shorter = min(input_shape[1:])
+    possible = shorter.bit_length() - 1
+    leaving = (shorter // LEFT).bit_length() - 1
+    return {"depth": max(1, min(possible, max(SHALLOWEST, leaving)))}
 
 
 class Block(nn.Module):
