@@ -19,6 +19,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+# The remedy wherever a library of HQ's is missing.
+INSTALL_HQ = "install it: pip install 'torch==2.13.0' && pip install 'fieldkit[hq]'; in a clone: pip install '.[hq]'"
+
 
 class FieldkitError(Exception):
     """Base of all errors raised on purpose.

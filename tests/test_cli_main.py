@@ -13,7 +13,7 @@ from conftest import Run
 
 from fieldkit import __version__
 from fieldkit.cli import faces, main
-from fieldkit.errors import DataError, FieldkitError, UsageError
+from fieldkit.errors import INSTALL_HQ, DataError, FieldkitError, UsageError
 
 FIELD_COMMANDS = ("train", "test", "predict", "inspect")
 HEAVY = ("torch", "onnx", "sklearn", "onnxruntime", "h5py", "numpy", "PIL")
@@ -43,7 +43,34 @@ def test_a_wrong_call_is_a_usage_error(run: Run, arguments: tuple[str, ...]) -> 
     done = run(*arguments)
     assert done.returncode == 2
     assert done.stdout == ""
-    assert "Usage: fieldkit" in done.stderr
+    assert done.stderr.startswith("error: ")
+    assert "\n  remedy: call it as fieldkit" in done.stderr
+
+
+def test_a_wrong_option_reads_like_any_other_error(run: Run) -> None:
+    lines = run("train", "b.h5", "--seed", "x").stderr.splitlines()
+    assert lines[0].startswith("error: invalid value for '--seed': 'x'")
+    assert not lines[0].endswith(".")
+    assert lines[1:] == ["  remedy: call it as fieldkit train [OPTIONS] BUNDLE; fieldkit train --help says more"]
+
+
+def test_without_a_command_there_is_help(run: Run) -> None:
+    done = run()
+    assert "Commands:" in done.stdout + done.stderr
+    assert "error" not in done.stderr
+
+
+def test_build_says_how_to_install_what_it_lacks() -> None:
+    code = (
+        "import sys\nsys.modules['torch'] = None\nfrom fieldkit.cli.main import main\n"
+        "main(['build', 'digits', '-o', 'x.h5'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(
+        "error: this command is HQ's and needs libraries that are not installed; found no torch"
+    )
+    assert INSTALL_HQ in done.stderr
 
 
 def test_help_imports_nothing_heavy() -> None:
@@ -89,7 +116,7 @@ def leave(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> int:
         (KeyboardInterrupt(), 6, "interrupted"),
         (MemoryError(), 5, "not enough memory"),
         (OSError(28, "No space left on device", "/x"), 5, "/x: the system refused: No space left"),
-        (ModuleNotFoundError("no torch", name="torch"), 2, "pip install 'fieldkit[hq]'"),
+        (ModuleNotFoundError("no torch", name="torch"), 2, "in a clone: pip install '.[hq]'"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",
 )
@@ -152,31 +179,80 @@ class Terminal:
         return True
 
 
-def test_progress_moves_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    """From here on, stderr is a terminal; a fixture's would not last, since pytest puts its own back before the test."""
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    return terminal
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that is 6 seconds further at each look, from 6."""
+    looks = iter(range(6, 4000, 6))
+    monkeypatch.setattr(faces.time, "monotonic", lambda: float(next(looks)))
+
+
+def drawn(terminal: Terminal) -> list[str]:
+    """Every line that was drawn over the one before."""
+    return terminal.text.replace("\x1b[K", "").rstrip("\n").split("\r")[1:]
+
+
+def test_off_a_terminal_a_short_run_shows_no_progress(capsys: pytest.CaptureFixture[str]) -> None:
     with faces.Progress("training", "steps") as progress:
         progress(1, 2)
         progress(2, 2)
     assert capsys.readouterr().err == ""
-    terminal = Terminal()
-    monkeypatch.setattr(sys, "stderr", terminal)
+
+
+def test_progress_moves_on_a_terminal(monkeypatch: pytest.MonkeyPatch, clock: None) -> None:
+    terminal = on_a_terminal(monkeypatch)
     with faces.Progress("training", "steps") as progress:
-        progress(1, 2, "loss 0.5")
-        progress(2, 2)
-    assert "\rtraining [############............] 1/2" in terminal.text.replace("\x1b[K", "")
-    assert "left  loss 0.5" in terminal.text
-    assert "steps/s, took" in terminal.text
+        progress(1, 4, "loss 0.9")
+        progress(2, 4, "loss 0.5")
+        progress(4, 4, "loss 0.2")
+    # The first call starts the watch, so that it knows no pace.
+    assert drawn(terminal) == [
+        "training [######..................] 1/4  loss 0.9",
+        "training [############............] 2/4  0.2 steps/s, 12 s left  loss 0.5",
+        "training [########################] 4/4  0.2 steps/s, took 12 s  loss 0.2",
+    ]
     assert terminal.text.endswith("\n")
-    terminal.text = ""
+
+
+def test_progress_of_a_share_reckons_with_what_was_done_since_it_was_resumed(
+    monkeypatch: pytest.MonkeyPatch, clock: None
+) -> None:
+    terminal = on_a_terminal(monkeypatch)
+    with faces.Progress("distilling", "iterations") as progress:
+        progress.show("50 %", 1000, 0.5)
+        progress.show("75 %", 1060, 0.75, "best 91.0 %")
+        progress.show("100 %", 1120, 1.0)
+    # 60 iterations and a quarter of the work in 6 seconds: not 1060 iterations, not three quarters.
+    assert drawn(terminal) == [
+        "distilling [############............] 50 %",
+        "distilling [##################......] 75 %  10.0 iterations/s, 6.0 s left  best 91.0 %",
+        "distilling [########################] 100 %  10.0 iterations/s, took 12 s",
+    ]
+
+
+def test_progress_is_drawn_now_and_then_and_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(faces.time, "monotonic", lambda: 100.0)
+    terminal = on_a_terminal(monkeypatch)
+    with faces.Progress("training", "steps") as progress:
+        for step in range(1, 6):
+            progress(step, 5)
+    assert [line.split("] ")[1] for line in drawn(terminal)] == ["1/5", "5/5"]
+
+
+def test_quiet_shows_no_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = on_a_terminal(monkeypatch)
     with faces.Progress("training", "steps", quiet=True) as progress:
         progress(1, 2)
     assert terminal.text == ""
 
 
-def test_a_long_run_writes_a_line_now_and_then(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    clock = iter(float(second) for second in range(0, 4000, 6))
-    monkeypatch.setattr(faces.time, "monotonic", lambda: next(clock))
+def test_a_long_run_writes_a_line_now_and_then(clock: None, capsys: pytest.CaptureFixture[str]) -> None:
     with faces.Progress("training", "steps") as progress:
         for step in range(1, 11):
             progress(step, 10)

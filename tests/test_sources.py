@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from fieldkit.errors import UsageError
+from fieldkit.errors import INSTALL_HQ, UsageError
 from fieldkit.hq.sources import SOURCES, load
 
 DATA = Path(os.environ.get("FIELDKIT_DATA", Path(__file__).parents[2] / "shared" / "data"))
@@ -32,7 +33,7 @@ def test_digits() -> None:
 
 def test_digits_without_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
-    with pytest.raises(UsageError, match=r"pip install 'fieldkit\[hq\]'"):
+    with pytest.raises(UsageError, match=re.escape(INSTALL_HQ)):
         load("digits")
 
 

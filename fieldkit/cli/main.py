@@ -13,7 +13,7 @@ import click
 
 from fieldkit import __version__
 from fieldkit.cli import faces
-from fieldkit.errors import FieldkitError, Interrupted, ResourceError, UsageError
+from fieldkit.errors import INSTALL_HQ, FieldkitError, Interrupted, ResourceError, UsageError
 
 # name: (module, what the list of commands says); the command is the attribute that is called like it.
 COMMANDS = {
@@ -23,7 +23,9 @@ COMMANDS = {
     "predict": ("fieldkit.cli.predict", "Classify image files with a trained model."),
     "inspect": ("fieldkit.cli.inspect", "Show what a bundle holds."),
 }
-HQ_MODULES = ("torch", "onnx", "onnxscript", "sklearn")
+# What click 8.2 and newer raise to show a group's help; older ones show it and leave.
+NO_ARGUMENTS: type[click.UsageError] | tuple[()] = getattr(click.exceptions, "NoArgsIsHelpError", ())
+HQ_MODULES = ("torch", "onnx", "sklearn", "zopfli")
 
 
 class Commands(click.Group):
@@ -62,9 +64,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = 0
     except FieldkitError as error:
         code = _report(error)
-    except click.ClickException as error:
+    except NO_ARGUMENTS as error:
         error.show()
         code = error.exit_code
+    except click.ClickException as error:
+        code = _report(_wrong_call(error))
     except (KeyboardInterrupt, click.Abort):
         code = _report(Interrupted("interrupted", remedy="run the same command again"))
     except MemoryError:
@@ -87,6 +91,18 @@ def _report(error: FieldkitError) -> int:
     return error.exit_code
 
 
+def _wrong_call(error: click.ClickException) -> FieldkitError:
+    """click's complaint about the command line, told as we tell ours."""
+    message = error.format_message().rstrip(".")
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    if context is None:
+        remedy = "fieldkit COMMAND --help lists the options"
+    else:
+        usage = " ".join([context.command_path, *context.command.collect_usage_pieces(context)])
+        remedy = f"call it as {usage}; {context.command_path} --help says more"
+    return UsageError(message[:1].lower() + message[1:], remedy=remedy)
+
+
 def _lacking(error: ModuleNotFoundError) -> FieldkitError:
     """HQ's libraries are not installed on a device; any other missing module is a bug."""
     if (error.name or "").partition(".")[0] not in HQ_MODULES:
@@ -95,5 +111,5 @@ def _lacking(error: ModuleNotFoundError) -> FieldkitError:
         "this command is HQ's and needs libraries that are not installed",
         found=f"no {error.name}",
         expected="the extra fieldkit[hq]",
-        remedy="install it: pip install 'torch==2.13.0' && pip install 'fieldkit[hq]'",
+        remedy=INSTALL_HQ,
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from fieldkit.bundle.samples import Samples
-from fieldkit.errors import UsageError
+from fieldkit.errors import INSTALL_HQ, UsageError
 from fieldkit.field.datasets import Dataset
 from fieldkit.tasks import classification
 
@@ -25,7 +25,7 @@ def load() -> Dataset:
         from sklearn.datasets import load_digits  # HQ's only use of scikit-learn: paid for only when asked for
     except ImportError as error:
         raise UsageError(
-            "the source 'digits' needs scikit-learn", found=str(error), remedy="pip install 'fieldkit[hq]'"
+            "the source 'digits' needs scikit-learn, which is not installed", found=str(error), remedy=INSTALL_HQ
         ) from error
     found = load_digits()
     whole = Samples(found.images.astype(np.uint8)[:, None], found.target.astype(np.int64))
