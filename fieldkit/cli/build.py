@@ -38,9 +38,10 @@ if TYPE_CHECKING:
     "recipes",
     multiple=True,
     metavar="NAME[:KEY=VALUE,...]",
-    default=("convnet",),
+    default=("convnet:width=32",),
     show_default=True,
-    help="A model to compile, with options; repeatable.  The set is distilled for the first.",
+    help="A model to compile, with options; repeatable.  The set is distilled for the first.  The default is small "
+    "enough for a device, and to distil on two cores; its depth follows from the image.",
 )
 @click.option("--steps", type=click.IntRange(min=1), help="Training steps on a device.  [default: the method's]")
 @click.option("--batch", type=click.IntRange(min=1), help="Images in a training step.  [default: all, at most 100]")
