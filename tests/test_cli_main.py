@@ -180,7 +180,7 @@ class Terminal:
 
 
 def on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
-    """From here on, stderr is a terminal; a fixture's would not last, since pytest puts its own back before the test."""
+    """From here on, stderr is a terminal; a fixture's would not last, since pytest puts its own back before it."""
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     return terminal
