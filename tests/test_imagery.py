@@ -113,9 +113,9 @@ def test_what_is_no_image(tmp_path: Path) -> None:
         read_image(tmp_path / "a.png")
     with pytest.raises(UsageError, match="a folder"):
         read_image(tmp_path)
-    with pytest.raises(UsageError, match="nothing there"):
+    with pytest.raises(UsageError, match="no such file"):
         read_image(tmp_path / "none.png")
-    with pytest.raises(UsageError, match="nothing there"):
+    with pytest.raises(UsageError, match="no such file"):
         read_image(tmp_path / ("x" * 300))
 
 

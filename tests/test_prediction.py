@@ -147,5 +147,5 @@ def test_files_are_answered_in_order_and_faults_do_not_stop_the_run(tmp_path: Pa
     assert set(faults) == {"1b.png", "2b.png", "none.png", "empty"}
     assert "unreadable" in faults["1b.png"]
     assert "9x9 pixels with 1 band, the model takes 4x4" in faults["2b.png"]
-    assert "no image file" in faults["none.png"]
+    assert faults["none.png"] == "no such file"
     assert "folder without image files" in faults["empty"]

@@ -23,17 +23,16 @@ def predict(model: Path, images: tuple[Path, ...], threads: int | None, as_json:
     One line per file: its name, the class and its probability, separated by tabs.  Files that MODEL cannot take do not
     stop the run; they are listed at the end, and the exit code is then 7.
     """
-    from fieldkit.errors import DataError
-    from fieldkit.field.answers import find_images, predict_files
+    from fieldkit.field.answers import find_images, predict_files, refusal
     from fieldkit.field.prediction import Predictor
 
     predictor = Predictor.open(model, threads)
     files = find_images(images)
-    answers, faults = [], []
+    answers, refused = [], []
     with faces.Progress("predicting", "files", quiet or not as_json) as progress:
         for done, answer in enumerate(predict_files(predictor, files), start=1):
             if answer.fault is not None:
-                faults.append(f"{answer.file}: {answer.fault}")
+                refused.append(answer)
             elif not as_json:
                 click.echo(f"{answer.file}\t{answer.label}\t{answer.probability:.4f}")
             if as_json:
@@ -41,5 +40,5 @@ def predict(model: Path, images: tuple[Path, ...], threads: int | None, as_json:
             progress(done, len(files))
     if as_json:
         faces.print_json("predict", {"model": str(model), "images": answers})
-    if faults:
-        raise DataError(f"{len(faults)} of {len(files)} files", faults, remedy=predictor.remedy)
+    if refused:
+        raise refusal(refused, len(files))

@@ -51,9 +51,11 @@ def read_image(path: str | Path) -> np.ndarray:
     Raises UsageError if there is no such file, DataError if it is not an image that can be read without loss.
     """
     path = Path(path)
+    if not os.path.exists(path):
+        raise UsageError("no such file", where=path, remedy="check the path")
     if not os.path.isfile(path):
-        found = "a folder" if os.path.isdir(path) else "nothing there"
-        raise UsageError("no image file", where=path, found=found, remedy="check the path")
+        found = "a folder" if os.path.isdir(path) else "a device or pipe"
+        raise UsageError("not a file", where=path, found=found, remedy="name an image file")
     try:
         data = path.read_bytes()
     except OSError as error:
