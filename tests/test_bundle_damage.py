@@ -118,6 +118,14 @@ def test_a_foreign_hdf5_file(tmp_path: Path, user_block: int) -> None:
         read_bundle(tmp_path / "b.h5")
 
 
+def test_a_model_in_a_bundles_place(tmp_path: Path) -> None:
+    (tmp_path / "digits.onnx").write_bytes(b"\x08\x0a" + bytes(5000))
+    with pytest.raises(
+        DamagedBundle, match=r"digits\.onnx: not a fieldkit bundle;[^\n]*\n  remedy: .*fieldkit predict"
+    ):
+        read_bundle(tmp_path / "digits.onnx")
+
+
 def test_other_versions() -> None:
     refused(with_statement(version=2), "another version", IncompatibleBundle)
     refused(with_statement(min_runtime="99.0"), "99.0 or newer", IncompatibleBundle)

@@ -118,7 +118,13 @@ def _check_magic(data: bytes, where: object) -> None:
         return
     if any(data.startswith(_HDF5, place) for place in (0, 512, 1024, 2048, 4096)):
         raise DamagedBundle("an HDF5 file, but not a fieldkit bundle", where=where, remedy="make one: fieldkit build")
-    raise DamagedBundle("not a fieldkit bundle", where=where, found=repr(data[:16]), expected=repr(MAGIC))
+    raise DamagedBundle(
+        "not a fieldkit bundle",
+        where=where,
+        found=f"a file that begins with {data[:16]!r}",
+        expected=repr(MAGIC),
+        remedy="name a file of fieldkit build; a trained model (.onnx) is for fieldkit predict and fieldkit test",
+    )
 
 
 def _statement(data: bytes, where: object) -> dict[str, Any]:
