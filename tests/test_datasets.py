@@ -71,9 +71,24 @@ def test_descriptions(tmp_path: Path, names: Any) -> None:
 def test_bands_first_if_said(tmp_path: Path) -> None:
     found = load_dataset(npz(tmp_path, x_train=COLOUR.transpose(0, 3, 1, 2), y_train=LABELS, layout="NCHW"))
     assert np.array_equal(found.train.images, COLOUR.transpose(0, 3, 1, 2))
-    wide = np.zeros((6, 3, 32, 32), np.uint8)
-    assert "say layout = NCHW" in faults(npz(tmp_path, x_train=wide, y_train=LABELS))
+    for name in ("NCHW", "nhwc"):
+        assert load_dataset(npz(tmp_path, x_train=np.zeros((6, 1, 8, 8), np.uint8), y_train=LABELS, layout=name))
     assert "expected NHWC or NCHW" in faults(npz(tmp_path, x_train=GREY, y_train=LABELS, layout="CHWN"))
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (1, 5, 5), (1, 3, 7), (3, 32, 32), (4, 8, 9), (12, 64, 64)])
+@pytest.mark.parametrize("write", [npz, hdf5])
+def test_bands_that_seem_to_come_first_are_asked_about(tmp_path: Path, write: Any, shape: tuple[int, ...]) -> None:
+    path = write(tmp_path, x_train=np.zeros((6, *shape), np.uint8), y_train=LABELS)
+    assert "say layout = NCHW if bands come first" in faults(path)
+    path = write(tmp_path, x_train=GREY, y_train=LABELS, x_test=np.zeros((6, *shape), np.uint8), y_test=LABELS)
+    assert "x_test" in faults(path)
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 1), (1, 8, 4), (8, 8, 3), (3, 3, 4), (5, 5, 12), (32, 32, 200)])
+def test_bands_that_seem_to_come_last_do(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    found = load_dataset(npz(tmp_path, x_train=np.zeros((6, *shape), np.uint8), y_train=LABELS))
+    assert found.train.images.shape[1:] == (shape[2], *shape[:2])
 
 
 def test_big_endian_counts_come_out_native(tmp_path: Path) -> None:

@@ -12,8 +12,9 @@ from fieldkit.field.datasets.found import SPLITS, Found, names, text
 
 KEYS = tuple(f"{letter}_{split}" for split in SPLITS for letter in "xy")
 ABOUT = ("classes", "bands", "layout", "licence", "license", "source")
-# More bands than this with channels last, few with channels first: the layout was probably meant the other way.
-_FEW_BANDS = 16
+# An array (N,A,B,C) with at most so many A and more C is either images of few rows and many bands, or was meant with
+# channels first: in colour, or with the bands of a multispectral sensor.
+_FEW_BANDS = (4, 16)
 # Without names of classes, the labels themselves say how many there are; a stray one must not make millions.
 _MOST_CLASSES = 10_000
 _REMEDY = "x_train, y_train, x_test, y_test: uint8 or uint16 counts (N,H,W) or (N,H,W,C), and labels from 0"
@@ -54,8 +55,12 @@ def _pixels(array: np.ndarray, key: str, layout: str, faults: list[str]) -> np.n
         faults.append(f"{key}: {_foreign_pixels(array)}")
     if array.ndim not in (3, 4) or 0 in array.shape:
         faults.append(f"{key}: shape {array.shape}; expected (N,H,W) or (N,H,W,C), none of them 0")
-    elif array.ndim == 4 and not layout and array.shape[1] <= _FEW_BANDS < array.shape[3]:
-        faults.append(f"{key}: shape {array.shape} means {array.shape[3]} bands; say layout = NCHW if bands come first")
+    elif array.ndim == 4 and not layout and any(array.shape[1] <= most < array.shape[3] for most in _FEW_BANDS):
+        _, height, width, bands = array.shape
+        faults.append(
+            f"{key}: shape {array.shape} means {width}x{height} pixels with {bands} bands; say layout = NCHW if bands come "
+            "first, else layout = NHWC (in npz a key, in HDF5 an attribute)"
+        )
     if len(faults) > before:
         return None
     if array.ndim == 3:
