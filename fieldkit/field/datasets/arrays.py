@@ -17,7 +17,10 @@ ABOUT = ("classes", "bands", "layout", "licence", "license", "source")
 _FEW_BANDS = (4, 16)
 # Without names of classes, the labels themselves say how many there are; a stray one must not make millions.
 _MOST_CLASSES = 10_000
-_REMEDY = "x_train, y_train, x_test, y_test: uint8 or uint16 counts (N,H,W) or (N,H,W,C), and labels from 0"
+_REMEDY = (
+    "x_train, y_train, x_test, y_test: uint8 or uint16 counts (N,H,W), (N,H,W,C), or with layout = NCHW (N,C,H,W); "
+    "labels from 0"
+)
 
 
 def from_arrays(arrays: Mapping[str, np.ndarray], about: Mapping[str, Any], faults: list[str]) -> Found:
@@ -58,8 +61,8 @@ def _pixels(array: np.ndarray, key: str, layout: str, faults: list[str]) -> np.n
     elif array.ndim == 4 and not layout and any(array.shape[1] <= most < array.shape[3] for most in _FEW_BANDS):
         _, height, width, bands = array.shape
         faults.append(
-            f"{key}: shape {array.shape} means {width}x{height} pixels with {bands} bands; say layout = NCHW if bands come "
-            "first, else layout = NHWC (in npz a key, in HDF5 an attribute)"
+            f"{key}: shape {array.shape} means {width}x{height} pixels with {bands} bands; say layout = NCHW if bands "
+            "come first, else layout = NHWC (in npz a key, in HDF5 an attribute)"
         )
     if len(faults) > before:
         return None
