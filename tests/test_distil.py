@@ -53,7 +53,7 @@ def problem(
         normalise=Normalise(Radiometry.measure(images)),
         ipc=ipc,
         class_count=3,
-        schedule=Schedule(steps=steps, batch=batch),
+        schedule=Schedule(steps=steps, batch=batch, rate=0.05),
         initial=Initial(seed=seed),
         augmentation=augmentation,
     )
@@ -167,8 +167,7 @@ class TestDistributionMatching:
 class TestUnrolled:
     def test_gradient_of_a_pixel_equals_a_finite_difference(self) -> None:
         posed = problem(seed=3, steps=3)
-        settings = unrolled.Settings(noise=0.0, learning_rate=0.1, real=12)
-        made = unrolled.Unrolled(posed, settings)
+        made = unrolled.Unrolled(posed, unrolled.Settings(noise=0.0, real=12))
         positions = np.arange(12)
         targets = torch.from_numpy(posed.real.targets[positions])
 
@@ -225,10 +224,18 @@ class TestUnrolled:
             made.step(0.0)
             seen |= {each.step for each in made.pool}
         assert seen == {0, 2, 4}
-        assert (made.snapshot().schedule.rates != np.float32(made.settings.learning_rate)).all()
+        rates = np.array(made.snapshot().schedule.rates)
+        assert (rates != 0.05).all()
+
+    def test_a_schedule_that_is_kept_is_not_learnt(self) -> None:
+        made = unrolled.Unrolled(problem(), unrolled.Settings(real=6, schedule_rate=0.0))
+        before = made.rates.detach().clone()
+        made.step(0.0)
+        assert made.snapshot().schedule is None
+        torch.testing.assert_close(made.rates.detach(), before)
 
     def test_learning_rates_stay_within_their_bounds(self) -> None:
-        settings = unrolled.Settings(real=6, rate=2.0, learning_rate=0.1, lowest=0.05, highest=0.2)
+        settings = unrolled.Settings(real=6, schedule_rate=1.0, lowest=0.05, highest=0.2)
         made = unrolled.Unrolled(problem(), settings)
         for _ in range(5):
             made.step(0.0)
@@ -248,7 +255,7 @@ class TestUnrolled:
         real = posed.pixels(np.arange(60)).flatten(1)
         assert torch.cdist(first, real).min() > 1.0
 
-    @pytest.mark.parametrize(("name", "value"), [("window", 0), ("learning_rate", 0.9)])
+    @pytest.mark.parametrize(("name", "value"), [("window", 0), ("lowest", 0.9)])
     def test_settings_out_of_range(self, name: str, value: float) -> None:
         with pytest.raises(UsageError, match=name):
             start("unrolled", problem(), {name: value})

@@ -12,6 +12,10 @@ from fieldkit.hq.distil import distribution, random, unrolled
 from fieldkit.hq.distil.problem import Distillation, Problem
 
 
+FEW = 20
+MILD = Augmentation(shift=0.08, scale=0.1, rotate=10)
+
+
 @dataclass(frozen=True)
 class Method:
     """start: makes a Distillation from (problem, settings).  settings: a frozen dataclass that checks its own values.
@@ -40,16 +44,17 @@ def augmented(count: int) -> Training:
     return Training(schedule, distribution.SIAMESE)
 
 
-def learnt(count: int) -> Training:
-    """For sets that learn their own learning rates: more images take more steps."""
-    steps = 40 if count <= 20 else 150
-    return Training(Schedule(steps=steps, batch=min(count, 100)), Augmentation())
+def unrolling(count: int) -> Training:
+    """For unrolled training: few images learn all of a short training's rates; more take a longer, augmented one."""
+    if count <= FEW:
+        return Training(Schedule(steps=20, batch=count, rate=0.04), Augmentation())
+    return Training(Schedule(steps=200, batch=min(count, 50), kind="cosine", rate=0.1, warmup=10), MILD)
 
 
 METHODS: dict[str, Method] = {
     "distribution": Method(distribution.DistributionMatching, distribution.Settings, 1000, augmented),
     "random": Method(random.RandomSelection, random.Settings, 1, augmented),
-    "unrolled": Method(unrolled.Unrolled, unrolled.Settings, 2000, learnt),
+    "unrolled": Method(unrolled.Unrolled, unrolled.Settings, 2000, unrolling),
 }
 
 

@@ -46,7 +46,7 @@ class Settings:
     pool: int = 8
     real: int = 256
     rate: float = 0.05
-    learning_rate: float = 0.04
+    schedule_rate: float = 0.025
     lowest: float = 1e-4
     highest: float = 0.5
     sharpness: float = 4.0
@@ -56,12 +56,9 @@ class Settings:
     def __post_init__(self) -> None:
         if self.window is not None and self.window < 1:
             raise UsageError("too short", where="unrolled window", found=self.window, expected="at least 1 step")
-        if not self.lowest <= self.learning_rate <= self.highest:
+        if not 0 < self.lowest <= self.highest:
             raise UsageError(
-                "out of its own bounds",
-                where="unrolled learning_rate",
-                found=self.learning_rate,
-                expected=f"{self.lowest} to {self.highest}",
+                "out of order", where="unrolled lowest and highest", found=f"{self.lowest} and {self.highest}"
             )
 
 
@@ -78,26 +75,25 @@ class Unrolled:
         self.pixels = centres(problem, settings.contrast, rng).requires_grad_(True)
         own = functional.one_hot(torch.from_numpy(problem.targets), problem.class_count).float()
         self.labels = (own * settings.sharpness).to(problem.device).requires_grad_(True)
-        self.rates = torch.full((steps,), math.log(settings.learning_rate), device=problem.device).requires_grad_(True)
+        rates = torch.tensor([problem.schedule.learning_rate(step) for step in range(steps)], device=problem.device)
+        self.rates = rates.clamp(settings.lowest, settings.highest).log().requires_grad_(True)
         groups = [
             {"params": [self.pixels], "lr": settings.rate},
             {"params": [self.labels], "lr": settings.rate},
-            {"params": [self.rates], "lr": settings.rate / 2},
+            {"params": [self.rates], "lr": settings.schedule_rate},
         ]
         self.optimiser = torch.optim.Adam(groups, betas=(0.9, 0.99))
         self.first_rates = [float(group["lr"]) for group in self.optimiser.param_groups]
         size = 1 if settings.window is None else settings.pool
-        self.pool = [self._begin(rng) for _ in range(size)]
-        # The first trainings end early, each at another step, so that the pool spreads over the whole training.
-        self.ends = [max(steps * (slot + 1) // size, 1) for slot in range(size)]
+        self.pool = [self._begin(rng, steps * slot // size) for slot in range(size)]
 
     def step(self, done: float) -> float:
         """Unroll one window, score the network it ends with on real images, and move what is distilled."""
         self.iteration += 1
         rng = self.problem.rng(self.iteration)
         slot = self.iteration % len(self.pool)
-        end = self.ends[slot]
-        stop = end if self.settings.window is None else min(self.pool[slot].step + self.settings.window, end)
+        end = self.problem.schedule.steps
+        stop = min(self.pool[slot].step + (self.settings.window or end), end)
         reached = self._unroll(self.pool[slot], stop, rng)
         positions = rng.integers(len(self.problem.real), size=self.settings.real)
         targets = torch.from_numpy(self.problem.real.targets[positions]).to(self.problem.device)
@@ -106,16 +102,19 @@ class Unrolled:
         if stop < end and math.isfinite(value):
             self.pool[slot] = reached.detached()
         else:
-            self.pool[slot], self.ends[slot] = self._begin(rng), self.problem.schedule.steps
+            self.pool[slot] = self._begin(rng)
         if math.isfinite(value):
             self._move(loss, done)
         return value
 
     def snapshot(self) -> Snapshot:
         pixels = self.problem.normalise.restore(self.pixels.detach()).cpu().numpy().copy()
+        labels = torch.softmax(self.labels.detach(), dim=1).cpu().numpy()
+        if not self.settings.schedule_rate:
+            return Snapshot(pixels, labels)
         rates = tuple(float(f"{float(rate):.5g}") for rate in self._rates().detach())
         schedule = replace(self.problem.schedule, kind="listed", rate=0.0, warmup=0, rates=rates)
-        return Snapshot(pixels, torch.softmax(self.labels.detach(), dim=1).cpu().numpy(), schedule)
+        return Snapshot(pixels, labels, schedule)
 
     def state(self) -> State:
         return {
@@ -124,7 +123,6 @@ class Unrolled:
             "distilled": [each.detach() for each in self._distilled()],
             "optimiser": self.optimiser.state_dict(),
             "pool": [vars(each.detached()) for each in self.pool],
-            "ends": self.ends,
         }
 
     def restore(self, state: State) -> None:
@@ -133,13 +131,22 @@ class Unrolled:
             for mine, stored in zip(self._distilled(), state["distilled"], strict=True):
                 mine.copy_(stored)
         self.optimiser.load_state_dict(state["optimiser"])
-        self.pool, self.ends = [Training(**each) for each in state["pool"]], list(state["ends"])
+        self.pool = [Training(**each) for each in state["pool"]]
 
     def _distilled(self) -> list[torch.Tensor]:
         return [self.pixels, self.labels, self.rates]
 
-    def _begin(self, rng: np.random.Generator) -> Training:
-        return Training.begin(self.problem, int(rng.integers(1 << 62)))
+    def _begin(self, rng: np.random.Generator, steps: int = 0) -> Training:
+        """A new training that has made ``steps`` steps: the pool's first ones are spread over the whole schedule."""
+        training = Training.begin(self.problem, int(rng.integers(1 << 62)))
+        pixels, labels, rates = (each.detach() for each in self._training_set())
+        for step in range(steps):
+            training = descend(self.problem, training.detached(), pixels, labels, rates[step])
+        return training.detached()
+
+    def _training_set(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Pixels, soft labels and learning rates as a device will have them."""
+        return rounded(self.pixels, self.problem.levels), torch.softmax(self.labels, dim=1), self._rates()
 
     def _rates(self) -> torch.Tensor:
         return self.rates.clamp(math.log(self.settings.lowest), math.log(self.settings.highest)).exp()

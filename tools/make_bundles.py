@@ -1,0 +1,49 @@
+"""Makes the bundles that the repository ships, from the data in FIELDKIT_DATA.
+
+    python tools/make_bundles.py [mnist-1 mnist-10] [--output bundles] [--resume]
+
+Each is one ``fieldkit build`` command, printed before it runs.  The number of iterations is fixed, so that the same versions on
+the same kind of machine make the same file; Ctrl-C keeps what was reached and --resume goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+DATA = Path(os.environ.get("FIELDKIT_DATA", "../shared/data"))
+
+# name: (data file, options of fieldkit build)
+BUNDLES = {
+    "mnist-1": (
+        "mnist.h5",
+        "--ipc 1 --method unrolled --init fixed --recipe convnet:width=32 --steps 20 --levels 64 "
+        "--iterations 5000 --probe 200 --threads 1",
+    ),
+    "mnist-10": (
+        "mnist.h5",
+        "--ipc 10 --method ridge --init random --recipe convnet:width=32 --iterations 6000 --probe 200 --threads 1",
+    ),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("names", nargs="*", default=list(BUNDLES), choices=[*BUNDLES, []], metavar="NAME")
+    parser.add_argument("--output", type=Path, default=Path("bundles"))
+    parser.add_argument("--resume", action="store_true")
+    settings = parser.parse_args()
+    for name in settings.names:
+        data, options = BUNDLES[name]
+        command = ["fieldkit", "build", str(DATA / data), "-o", str(settings.output / f"{name}.h5"), *options.split()]
+        command += ["--resume"] * settings.resume
+        print(shlex.join(command), flush=True)
+        subprocess.run([sys.executable, "-m", *command], check=True)
+
+
+if __name__ == "__main__":
+    main()
