@@ -2,8 +2,8 @@
 
     python tools/make_bundles.py [mnist-1 mnist-10] [--output bundles] [--resume]
 
-Each is one ``fieldkit build`` command, printed before it runs.  The number of iterations is fixed, so that the same versions on
-the same kind of machine make the same file; Ctrl-C keeps what was reached and --resume goes on.
+Each is one ``fieldkit build`` command, printed before it runs.  The number of iterations is fixed, so that the same versions
+on the same kind of machine make the same file; Ctrl-C keeps what was reached and --resume goes on.
 """
 
 from __future__ import annotations
@@ -26,17 +26,21 @@ BUNDLES = {
     ),
     "mnist-10": (
         "mnist.h5",
-        "--ipc 10 --method ridge --init random --recipe convnet:width=32 --iterations 6000 --probe 200 --threads 1",
+        "--ipc 10 --method unrolled --init random --recipe convnet:width=32 --set window=5 --set schedule_rate=0 "
+        "--set rate=0.03 --set contrast=0.1 --iterations 5000 --probe 200 --threads 2",
     ),
 }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("names", nargs="*", default=list(BUNDLES), choices=[*BUNDLES, []], metavar="NAME")
+    parser.add_argument("names", nargs="*", default=list(BUNDLES), metavar="NAME")
     parser.add_argument("--output", type=Path, default=Path("bundles"))
     parser.add_argument("--resume", action="store_true")
     settings = parser.parse_args()
+    unknown = sorted(set(settings.names) - BUNDLES.keys())
+    if unknown:
+        parser.error(f"unknown: {', '.join(unknown)}; there are {', '.join(BUNDLES)}")
     for name in settings.names:
         data, options = BUNDLES[name]
         command = ["fieldkit", "build", str(DATA / data), "-o", str(settings.output / f"{name}.h5"), *options.split()]

@@ -11,7 +11,6 @@ from fieldkit.errors import UsageError
 from fieldkit.hq.distil import distribution, random, unrolled
 from fieldkit.hq.distil.problem import Distillation, Problem
 
-
 FEW = 20
 MILD = Augmentation(shift=0.08, scale=0.1, rotate=10)
 
