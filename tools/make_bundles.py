@@ -2,8 +2,8 @@
 
     python tools/make_bundles.py [mnist-1 mnist-10] [--output bundles] [--resume]
 
-Each is one ``fieldkit build`` command, printed before it runs.  The number of iterations is fixed, so that the same versions
-on the same kind of machine make the same file; Ctrl-C keeps what was reached and --resume goes on.
+Each is one ``fieldkit build`` command, printed before it runs.  The number of iterations is fixed, so that the same
+versions on the same kind of machine make the same file; Ctrl-C keeps what was reached and --resume goes on.
 """
 
 from __future__ import annotations
