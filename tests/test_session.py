@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from fieldkit.errors import ProgramError, ResourceError, UsageError
 from fieldkit.field import protobuf
 from fieldkit.field.program import ALLOWED_OPERATORS, check_program, read_metadata
-from fieldkit.field.protobuf import encode_bytes, encode_number
+from fieldkit.field.protobuf import encode_bytes, encode_number, encode_varint
 from fieldkit.field.session import Stepper, open_session, run_session
 
 X, Y = handmade.value_info("x", ("N",)), handmade.value_info("y", ("N",))
@@ -25,6 +25,9 @@ def program(*nodes: bytes, opset: int = 20, ir: int = 10, **constants: np.ndarra
 
 GRAPH_ATTRIBUTE = handmade.node("Neg", ["x"], "y") + encode_bytes(5, encode_bytes(1, b"then"), encode_bytes(6, b""))
 GRAPHS_ATTRIBUTE = handmade.node("Neg", ["x"], "y") + encode_bytes(5, encode_bytes(11, b""))
+# Field 1 of a graph is a node; Google's parser, which keeps 32 bits of a key, sees field 1 here too.
+RANDOM = handmade.node("RandomNormal", [], "y")
+HIDDEN = encode_varint(1 << 32 | 1 << 3 | 2) + encode_varint(len(RANDOM)) + RANDOM
 OUTSIDE = encode_bytes(13, encode_bytes(1, b"location"), encode_bytes(2, b"/etc/passwd"))
 HOSTILE = {
     "operator": (program(handmade.node("Loop", ["x"], "y")), "operator"),
@@ -45,10 +48,19 @@ HOSTILE = {
     ),
     "sparse": (program() + encode_bytes(7, encode_bytes(15, b"")), "sparse"),
     "second piece": (program() + encode_bytes(7, encode_bytes(1, handmade.node("If", ["x"], "z"))), "operator"),
+    "hidden by a long key": (program() + encode_bytes(7, HIDDEN), "no ONNX model"),
     "empty": (b"", "no ONNX model"),
     "text": (b"hello, world, this is no model", "no ONNX model"),
     "cut": (program()[:-3], "no ONNX model"),
 }
+
+
+def test_a_program_is_never_taken_for_onnxruntimes_own_format() -> None:
+    # To the check these bytes are a sound program whose producer is "ORT"; that format has its mark at offset 4.
+    content = b"\x08\x0a\x12\x03ORTM\0\0\0\0" + program()
+    assert content[4:8] == b"ORTM"
+    session = open_session(content, "the program")
+    assert run_session(session, {"x": np.ones(2, np.float32)}, "the program")[0].tolist() == [-1, -1]
 
 
 @pytest.mark.parametrize(("content", "says"), HOSTILE.values(), ids=HOSTILE.keys())
@@ -86,9 +98,10 @@ def test_a_failure_while_running_is_a_program_error() -> None:
         run_session(session, {"x": np.ones(2, np.float32)}, "add")
 
 
-def test_no_threads_is_a_usage_error() -> None:
+@pytest.mark.parametrize("threads", [0, 100_000_000])
+def test_threads_out_of_range_are_a_usage_error(threads: int) -> None:
     with pytest.raises(UsageError, match="threads"):
-        open_session(program(), "p", threads=0)
+        open_session(program(), "p", threads=threads)
 
 
 def test_control_flow_and_randomness_are_not_on_the_allow_list() -> None:
@@ -160,6 +173,20 @@ def test_a_train_program_without_its_outputs_is_refused() -> None:
     swapped = replace(recipe, programs={"train/full": program()})
     with pytest.raises(ProgramError, match=r"lacks input param\.weight"):
         Stepper(swapped, "full")
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"), [("lr", (1,)), ("weights", (1,)), ("class_mask", (1,)), ("images", (8, 16)), ("targets", (1, 3))]
+)
+def test_a_train_program_whose_inputs_have_other_shapes_is_refused(
+    monkeypatch: pytest.MonkeyPatch, name: str, shape: tuple[int, ...]
+) -> None:
+    value_info = handmade.value_info
+    monkeypatch.setattr(
+        handmade, "value_info", lambda given, usual, *rest: value_info(given, shape if given == name else usual, *rest)
+    )
+    with pytest.raises(ProgramError, match=f"lacks {name} "):
+        Stepper(handmade.recipe(), "full")
 
 
 @pytest.mark.hq

@@ -14,6 +14,7 @@ from fieldkit.errors import ProgramError
 
 VARINT, FIXED64, LENGTH_DELIMITED, FIXED32 = 0, 1, 2, 5
 MAX_VARINT_BYTES = 10
+MAX_KEY = 2**32 - 1
 
 # One field of a message: its number, and an int for a varint or else the raw bytes.
 Field: TypeAlias = "tuple[int, int | memoryview]"
@@ -29,8 +30,9 @@ def fields(message: memoryview | bytes) -> Iterator[Field]:
     while place < len(view):
         key, place = _read_varint(view, place)
         number, wire_type = key >> 3, key & 7
-        if number == 0:
-            raise _malformed("field number 0")
+        # Google's parser keeps 32 bits of a key: a longer one is another field to it than it looks here.
+        if number == 0 or key > MAX_KEY:
+            raise _malformed(f"field number {number}")
         if wire_type == VARINT:
             value, place = _read_varint(view, place)
             yield number, value

@@ -21,6 +21,8 @@ from fieldkit.field.program import check_program
 Session: TypeAlias = onnxruntime.InferenceSession
 
 FATAL = 4
+# More threads than any device has processors; onnxruntime makes as many as it is told, until memory ends.
+MAX_THREADS = 1024
 # onnxruntime has no common base for its exceptions, and older versions lack some of them.
 _NAMES = (
     "EPFail",
@@ -65,10 +67,10 @@ def open_session(program: bytes, where: str, threads: int | None = None) -> Sess
     """A session of ``program`` after it was checked against the program contract.
 
     where: what messages call the program.  threads: None takes every processor this process may use.
-    Raises ProgramError for a program that breaks the contract or that onnxruntime refuses, UsageError for threads < 1.
+    Raises ProgramError for a program that breaks the contract or that onnxruntime refuses, UsageError for threads out of range.
     """
-    if threads is not None and threads < 1:
-        raise UsageError("too few threads", where="threads", found=threads, expected="at least 1")
+    if threads is not None and not 1 <= threads <= MAX_THREADS:
+        raise UsageError("no number of threads", where="threads", found=threads, expected=f"1 to {MAX_THREADS}")
     check_program(program, where)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or available_threads()
@@ -81,6 +83,8 @@ def open_session(program: bytes, where: str, threads: int | None = None) -> Sess
     # and is no faster; threads that spin while they wait take up to twice the time as soon as other work shares them.
     options.enable_mem_pattern = False
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Else a program that is ONNX to the check above and also begins like onnxruntime's own format is run as the latter.
+    options.add_session_config_entry("session.load_model_format", "ONNX")
     with _failures_named(where):
         # Without fallback, since onnxruntime would announce it on stdout, where our data goes.
         return Session(program, sess_options=options, providers=["CPUExecutionProvider"], enable_fallback=0)
@@ -173,6 +177,8 @@ class Stepper:
         faults += [f"static shape of {name}" for name, each in inputs.items() if not _is_float(each, None)]
         if not _is_float(outputs.get("loss"), ()):
             faults.append("output loss ()")
+        if not faults:
+            faults = _feed_faults({name: tuple(each.shape) for name, each in inputs.items()})
         if faults:
             raise ProgramError(
                 "a train program breaks the contract",
@@ -181,6 +187,22 @@ class Stepper:
                 expected="what docs/program.md lists, in float32",
                 remedy="build the bundle again with fieldkit build",
             )
+
+
+def _feed_faults(shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """Which of the inputs that the host fills have another shape than B images of K classes make them."""
+    if len(shapes["images"]) != 4 or len(shapes["targets"]) != 2 or min(shapes["images"] + shapes["targets"]) < 1:
+        return ["images (B, C, H, W) and targets (B, K), none of them 0"]
+    batch, classes = shapes["images"][0], shapes["targets"][1]
+    expected: dict[str, tuple[int, ...]] = {
+        "targets": (batch, classes),
+        "weights": (batch,),
+        "class_mask": (classes,),
+        "lr": (),
+        "step": (),
+        "aug": (batch, (*shapes.get("aug", ()), 0, 0)[1]),
+    }
+    return [f"{name} {shape}" for name, shape in expected.items() if shapes.get(name, shape) != shape]
 
 
 def _is_float(node: onnxruntime.NodeArg | None, shape: tuple[int, ...] | None) -> bool:
