@@ -19,8 +19,10 @@ torch = pytest.importorskip("torch")
 
 from fieldkit.bundle import read_bundle
 from fieldkit.bundle.samples import Samples
-from fieldkit.errors import DataError, UsageError
+from fieldkit.cli.main import main
+from fieldkit.errors import DataError, Diverged, ResourceError, UsageError
 from fieldkit.field.training import train
+from fieldkit.hq import building
 from fieldkit.hq.building import RecipeSpec, Spec, build
 from fieldkit.hq.distil.driver import Budget
 from fieldkit.hq.evidence.accuracy import FieldScores, expectation
@@ -129,6 +131,7 @@ def test_fewer_levels_make_a_smaller_file(spec: Spec, tmp_path: Path) -> None:
         ({"method": "alchemy"}, "distribution, random, unrolled"),
         ({"settings": {"magic": 1}}, "magic"),
         ({"data": "no/such/file"}, "no data there"),
+        ({"levels": 257}, "levels do not fit; found 257; expected 2 to 256 of uint8 pixels"),
     ],
 )
 def test_a_wrong_spec_is_refused_and_nothing_written(
@@ -150,6 +153,14 @@ def test_a_wrong_spec_is_refused_and_nothing_written(
         ({"settings": {"real": "many"}}, "unrolled real: wrong kind of value; found 'many'; expected int"),
         ({"settings": {"window": True}}, r"unrolled window: .* expected int \| None"),
         ({"method": "random", "settings": {"rate": 1}}, "found rate; expected none"),
+        ({"settings": {"pool": 0}}, "unrolled pool: out of range; found 0; expected a whole number of at least 1"),
+        ({"settings": {"rate": float("nan")}}, "unrolled rate: out of range; found nan; expected a finite number"),
+        ({"settings": {"noise": -1}}, "unrolled noise: out of range"),
+        ({"settings": {"rate": 10**500}}, "unrolled rate: out of range"),
+        ({"method": "distribution", "settings": {"per_class": -3}}, "distribution per_class: out of range"),
+        ({"seed": 1 << 63}, "seed: a seed out of range"),
+        ({"name": "two\nlines"}, "name: not a name"),
+        ({"budget": Budget(seconds=float("nan"))}, "minutes: not a length of time"),
     ],
 )
 def test_names_and_values_are_checked_before_the_data_is_read(
@@ -157,6 +168,24 @@ def test_names_and_values_are_checked_before_the_data_is_read(
 ) -> None:
     with pytest.raises(UsageError, match=words):
         build(replace(spec, data="no/such/file", **change), tmp_path / "bars.h5")
+
+
+def test_a_bundle_never_replaces_its_data(spec: Spec, data: str, tmp_path: Path) -> None:
+    own = tmp_path / "own.npz"
+    own.write_bytes(Path(data).read_bytes())
+    with pytest.raises(UsageError, match="would replace the data"):
+        build(replace(spec, data=str(own)), own)
+    assert own.read_bytes() == Path(data).read_bytes()
+
+
+def test_memory_that_is_not_there_is_a_resource_error(spec: Spec, tmp_path: Path) -> None:
+    with pytest.raises(ResourceError, match="not enough memory"):
+        build(replace(spec, recipes=(RecipeSpec("convnet", {"width": 10**13}),)), tmp_path / "bars.h5")
+
+
+def test_a_set_without_numbers_is_divergence(spec: Spec, tmp_path: Path) -> None:
+    with pytest.raises(Diverged, match="every training diverged"):
+        build(replace(spec, method="distribution", settings={"rate": 1e38}), tmp_path / "bars.h5")
 
 
 def test_too_few_samples_name_each_class(spec: Spec, tmp_path: Path) -> None:
@@ -211,6 +240,26 @@ def test_wrong_calls(data: str, tmp_path: Path, arguments: list[str], code: int,
     assert words in ran.stderr
     assert ran.stdout == ""
     assert not list(tmp_path.iterdir())
+
+
+def test_a_second_ctrl_c_says_how_to_go_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], data: str, tmp_path: Path
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(building, "measured", interrupted)
+    options = ["--steps", 5, "--iterations", 2]
+    arguments = [str(each) for each in (*small(data, tmp_path / "bars.h5"), *options)]
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 6
+    first = capsys.readouterr().err
+    assert "--resume goes on" in first
+    assert "starting anew" not in first
+    with pytest.raises(SystemExit):
+        main(arguments)
+    assert "starting anew" in capsys.readouterr().err
 
 
 def test_ctrl_c_packs_the_best_so_far_and_resume_ends_as_if_uncut(data: str, tmp_path: Path) -> None:

@@ -172,6 +172,8 @@ def with_probe(images: np.ndarray, targets: list[int]) -> Bundle:
 CONTRADICTIONS = {
     "task": (with_manifest(task="augury"), "task"),
     "twice the same class": (with_manifest(classes=("oak", "oak", "rock")), "classes"),
+    "class of nothing": (with_manifest(classes=("oak", "", "rock")), "classes"),
+    "class of two lines": (with_manifest(classes=("oak", "a\nb", "rock")), "classes"),
     "input shape": (with_manifest(input_shape=(2, 4, 4)), r"images: found \(2, 4, 3\)"),
     "bands": (with_manifest(radiometry=Radiometry(("r",), "uint8", (1.0,), (1.0,))), "radiometry"),
     "std": (with_manifest(radiometry=Radiometry(("a", "b"), "uint8", (1.0, 1.0), (1.0, 0.0))), "std"),

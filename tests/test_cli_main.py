@@ -271,6 +271,11 @@ def test_no_color_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     assert faces.styled("x", True, fg="red") == "x"
 
 
+def test_control_characters_of_a_file_do_not_reach_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    faces.print_error("a\x1b[31m\tb\nc")
+    assert capsys.readouterr().err == "error: a\\x1b[31m\tb\nc\n"
+
+
 @pytest.mark.parametrize(
     ("seconds", "said"),
     [(0.04, "0.0 s"), (9.9, "9.9 s"), (59.4, "59 s"), (59.6, "1 min 00 s"), (185, "3 min 05 s"), (7800, "2 h 10 min")],

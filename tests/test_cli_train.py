@@ -75,6 +75,8 @@ def test_the_probes_verdict_depends_on_what_hq_measured(run: Run, tmp_path: Path
         (("{bundle}", "--seed", str(1 << 63)), 2, "seed"),
         (("{bundle}", "-o", "none/model.onnx"), 2, "none/model.onnx: cannot write there: its folder does not exist"),
         (("{bundle}", "-o", "{folder}"), 2, "found a folder"),
+        (("{bundle}", "-o", "{bundle}"), 2, "would replace the bundle"),
+        (("{bundle}", "--threads", "100000000"), 2, "--threads"),
         (("text.h5",), 4, "text.h5"),
         (("cut.h5",), 4, "cut.h5"),
         (("flipped.h5",), 4, "flipped.h5"),

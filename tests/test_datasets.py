@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +153,9 @@ def test_all_faults_of_arrays_at_once(tmp_path: Path) -> None:
         ({"x_train": GREY, "y_train": LABELS, "classes": ["a"]}, "out of range 0 to 0: [1] = 1"),
         ({"x_train": GREY, "y_train": LABELS, "classes": ["a", "b", "c"]}, "class 'c' has no samples"),
         ({"x_train": GREY, "y_train": LABELS, "classes": ["a", "a"]}, "a name is given twice"),
+        ({"x_train": GREY, "y_train": LABELS, "classes": ["a", ""]}, "classes: '' is no name"),
+        ({"x_train": GREY, "y_train": LABELS, "classes": ["a", "b\x1b[31m"]}, r"'b\x1b[31m' is no name"),
+        ({"x_train": GREY, "y_train": LABELS, "classes": "[" * 100_000}, "classes: expected a JSON list"),
         ({"x_train": GREY, "y_train": LABELS * 0}, "only one class"),
         ({"x_train": GREY, "y_train": LABELS + 1}, "class '0' has no samples"),
         ({"x_train": GREY, "y_train": np.where(LABELS, np.nan, 0)}, "3 of them NaN"),
@@ -245,6 +249,14 @@ def test_many_faults_are_counted(tmp_path: Path) -> None:
     assert len(lines) == 21
     assert "only one class" in lines[0]
     assert lines[-1] == "... and 31 more"
+
+
+def test_a_class_folder_whose_name_is_not_utf8(tmp_path: Path) -> None:
+    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
+    for folder in (tmp_path / "oak", odd):
+        folder.mkdir()
+        Image.fromarray(np.zeros((4, 4), np.uint8)).save(folder / "1.png")
+    assert r"'\udcff' is no name" in faults(tmp_path)
 
 
 def test_an_empty_folder(tmp_path: Path) -> None:

@@ -77,6 +77,7 @@ NOT_MODELS = {
     "no radiometry": without(exporting.RADIOMETRY),
     "no JSON": with_classes("[cut"),
     "no list": with_classes("3"),
+    "deep JSON": with_classes("[" * 100_000),
     "too few classes": with_classes('["one"]'),
     "no weights": exporting.complete_model(
         TRAINED.recipe.programs["predict"], {}, exporting.describe(TRAINED, BUNDLE.manifest, "")

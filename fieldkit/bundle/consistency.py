@@ -9,7 +9,7 @@ import numpy as np
 
 from fieldkit.bundle.contents import Bundle
 from fieldkit.bundle.layout import RECIPE_NAME
-from fieldkit.bundle.manifest import TASKS
+from fieldkit.bundle.manifest import TASKS, class_name_fits
 from fieldkit.bundle.recipe import LAWS, SCHEDULES, SCOPES, Recipe, Schedule, Tensor
 from fieldkit.bundle.seal import MAX_NAME, name_fits
 
@@ -30,8 +30,10 @@ def _manifest_faults(bundle: Bundle) -> Iterator[str]:
         yield f"manifest name: found {manifest.name!r}; expected 1 to {MAX_NAME} printable characters"
     if manifest.task not in TASKS:
         yield f"manifest task: found {manifest.task!r}; expected {' or '.join(TASKS)}"
-    if not manifest.classes or len(set(manifest.classes)) != len(manifest.classes) or "" in manifest.classes:
-        yield "manifest classes: expected different names, at least one, none empty"
+    if not manifest.classes or len(set(manifest.classes)) != len(manifest.classes):
+        yield "manifest classes: expected different names, at least one"
+    if not all(map(class_name_fits, manifest.classes)):
+        yield "manifest classes: a name is empty or holds control characters"
     if min(manifest.input_shape) < 1:
         yield f"manifest input_shape: found {manifest.input_shape}; expected positive numbers"
     lengths = {len(radiometry.bands), len(radiometry.mean), len(radiometry.std)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,6 +31,11 @@ FORM = {
     "licence": str,
     "expectations": Each(Each(EXPECTATION_FORM)),
 }
+
+
+def class_name_fits(name: str) -> bool:
+    """True for a name that shows on one line: not empty, no control character, line end or half of a surrogate pair."""
+    return bool(name) and not any(unicodedata.category(sign) in ("Cc", "Cs", "Zl", "Zp") for sign in name)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from fieldkit.hq.distil.driver import Budget, Status
 
 
+GO_ON = "the same command with --resume goes on"
+
+
 @click.command(
     epilog="\b\nExamples:\n  fieldkit build digits -o digits.h5 --ipc 5 --minutes 1\n"
     "  fieldkit build data.npz -o set.h5 --ipc 10 --method unrolled --recipe convnet:width=32 --probe 200"
@@ -104,21 +107,23 @@ def build(
         budget=budget(minutes, iterations),
         **rest,
     )
-    with faces.Progress("distilling", "iterations", quiet) as progress:
-        built = building.build(
-            spec,
-            output,
-            resume=resume,
-            report=lambda status: progress.show(*shown(status)),
-            note=lambda text: faces.print_note(text, quiet),
-        )
+    try:
+        with faces.Progress("distilling", "iterations", quiet) as progress:
+            built = building.build(
+                spec,
+                output,
+                resume=resume,
+                report=lambda status: progress.show(*shown(status)),
+                note=lambda text: faces.print_note(text, quiet),
+            )
+    except KeyboardInterrupt:
+        if not building.checkpoint_file(output).exists():
+            raise
+        raise Interrupted("stopped before the bundle was written", where=output, remedy=GO_ON) from None
     show(built, output, as_json)
     if built.outcome.interrupted:
-        raise Interrupted(
-            "stopped before the budget was used up; the bundle holds the best set so far",
-            where=output,
-            remedy="the same command with --resume goes on",
-        )
+        message = "stopped before the budget was used up; the bundle holds the best set so far"
+        raise Interrupted(message, where=output, remedy=GO_ON)
 
 
 def parsed(pairs: Sequence[str], where: str) -> dict[str, Any]:

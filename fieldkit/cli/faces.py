@@ -20,6 +20,10 @@ LINE_SECONDS = 15.0
 BAR_WIDTH = 24
 
 
+# Names and notes come from files: what moves a terminal's cursor or changes its colours is spelt out.
+_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
+
+
 def print_json(kind: str, document: Mapping[str, Any], version: int = 1) -> None:
     """Print one JSON document whose ``schema`` names the command and the version of its shape."""
     click.echo(json.dumps({"schema": f"fieldkit.{kind}/{version}", **document}, indent=2, allow_nan=False))
@@ -27,13 +31,18 @@ def print_json(kind: str, document: Mapping[str, Any], version: int = 1) -> None
 
 def print_error(message: str) -> None:
     """One error, on stderr."""
-    click.echo(f"{styled('error', sys.stderr.isatty(), fg='red', bold=True)}: {message}", err=True)
+    click.echo(f"{styled('error', sys.stderr.isatty(), fg='red', bold=True)}: {visible(message)}", err=True)
 
 
 def print_note(message: str, quiet: bool = False) -> None:
     """One line of what is going on, on stderr."""
     if not quiet:
-        click.echo(message, err=True)
+        click.echo(visible(message), err=True)
+
+
+def visible(text: str) -> str:
+    """``text`` with its control characters, but for tabs and line ends, spelt out."""
+    return text.translate(_CONTROLS)
 
 
 def heading(text: str) -> str:

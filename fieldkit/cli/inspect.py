@@ -100,7 +100,7 @@ def _parts(document: Mapping[str, Any]) -> str:
 
 def _listed(rows: list[tuple[str, str]]) -> str:
     width = max(len(name) for name, _ in rows)
-    return "\n".join(f"  {name.ljust(width)}  {value}" for name, value in rows)
+    return "\n".join(f"  {name.ljust(width)}  {faces.visible(value)}" for name, value in rows)
 
 
 def _pairs(document: Mapping[str, Any]) -> str:

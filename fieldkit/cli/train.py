@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from fieldkit.cli import faces, options
+from fieldkit.errors import UsageError
 
 if TYPE_CHECKING:
     from fieldkit.field.acceptance import Acceptance
@@ -45,7 +46,8 @@ def train(
 
     opened = read_bundle(bundle)
     target = output or Path(f"{bundle.stem}.onnx")
-    check_writable(target)
+    if check_writable(target) == bundle.resolve():
+        raise UsageError("the model would replace the bundle", where=target, remedy="name another file with -o")
     begin = time.monotonic()
     with faces.Progress("training", "steps", quiet) as progress:
         trained = training.train(

@@ -58,7 +58,7 @@ class Predictor:
             radiometry = Radiometry.from_json(json.loads(metadata[exporting.RADIOMETRY]))
             channels, height, width = (int(length) for length in inputs[0].shape[1:])
             dtype = _DTYPES[inputs[0].type]
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise _foreign(where, f"metadata or an input that cannot be read: {error}") from error
         if list(outputs[0].shape[1:]) != [len(classes)]:
             raise _foreign(where, f"{len(classes)} class names for probabilities of shape {outputs[0].shape}")

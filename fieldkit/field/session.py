@@ -67,7 +67,8 @@ def open_session(program: bytes, where: str, threads: int | None = None) -> Sess
     """A session of ``program`` after it was checked against the program contract.
 
     where: what messages call the program.  threads: None takes every processor this process may use.
-    Raises ProgramError for a program that breaks the contract or that onnxruntime refuses, UsageError for threads out of range.
+    Raises ProgramError for a program that breaks the contract or that onnxruntime refuses, UsageError for a number of
+    threads out of range.
     """
     if threads is not None and not 1 <= threads <= MAX_THREADS:
         raise UsageError("no number of threads", where="threads", found=threads, expected=f"1 to {MAX_THREADS}")

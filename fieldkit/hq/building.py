@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import math
+import os
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -22,8 +25,10 @@ from fieldkit.bundle.pixels import Pixels
 from fieldkit.bundle.radiometry import Radiometry
 from fieldkit.bundle.recipe import Initial, Recipe
 from fieldkit.bundle.samples import Samples
-from fieldkit.errors import UsageError
+from fieldkit.bundle.seal import MAX_NAME, name_fits
+from fieldkit.errors import Diverged, ResourceError, UsageError
 from fieldkit.field.datasets import Dataset, check_enough
+from fieldkit.field.training import MAX_SEED
 from fieldkit.hq.compiler import Compiled, Data, Sgd, compile_recipe
 from fieldkit.hq.distil import check_settings, method, start
 from fieldkit.hq.distil.descent import accuracy, reference_weights
@@ -89,6 +94,18 @@ class Built:
     outcome: Outcome
 
 
+@contextmanager
+def _memory_named() -> Iterator[None]:
+    """Turn torch's complaints about memory, which are of no class of their own on a processor, into ours."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
+            raise
+        raise ResourceError("not enough memory", remedy="choose a smaller --recipe, --batch or --ipc") from error
+
+
+@_memory_named()
 def build(
     spec: Spec,
     output: Path,
@@ -103,13 +120,14 @@ def build(
     best set so far is packed and ``built.outcome.interrupted`` says so.
 
     Raises UsageError for options that do not fit, DataError for data that cannot be distilled, ProgramError for a
-    recipe that cannot be compiled, ResourceError if the disk is full.
+    recipe that cannot be compiled, ResourceError if disk or memory are full.
     """
-    _check(spec)
+    _check(spec, output)
     check_writable(output)
     if spec.threads is not None:
         torch.set_num_threads(spec.threads)
     dataset = load(spec.data)
+    _check_levels(spec.levels, dataset.train.images.dtype)
     class_count = len(dataset.classes)
     check_enough(dataset, spec.ipc, probe=spec.probe, held_out=held_out_size(len(dataset.train), class_count))
     splits = split(dataset.train, class_count, spec.probe, spec.seed)
@@ -119,7 +137,7 @@ def build(
     problem = pose(spec, data, splits, next(iter(recipes.values())).recipe)
     scores = FieldScores(spec.threads)
     packing = Packing(
-        manifest=manifest(spec, dataset, data, name=spec.name or output.stem, recipes=tuple(recipes)),
+        manifest=manifest(spec, dataset, data, name=_name(spec, output), recipes=tuple(recipes)),
         recipes={name: each.recipe for name, each in recipes.items()},
         probe=splits.probe,
         levels=spec.levels,
@@ -132,7 +150,9 @@ def build(
         return float(np.mean(found))
 
     distillation = start(spec.method, problem, spec.settings)
-    checkpoint = Checkpoint(output.with_name(output.name + ".resume"), fingerprint(spec, dataset))
+    checkpoint = Checkpoint(checkpoint_file(output), fingerprint(spec, dataset))
+    if not resume and checkpoint_file(output).exists():
+        note(f"starting anew: {checkpoint_file(output)} of a stopped job is replaced; --resume would go on from it")
     note(f"distilling with method {spec.method}")
     outcome = drive(distillation, budget(spec), judge, checkpoint, resume=resume, report=report)
     note("measuring the best set as a device will train it")
@@ -144,8 +164,18 @@ def build(
     return Built(written, outcome)
 
 
-def _check(spec: Spec) -> None:
+def _check(spec: Spec, output: Path) -> None:
     """Refuse what no data set can make right, before it is read."""
+    name = _name(spec, output)
+    if not name_fits(name):
+        expected = f"1 to {MAX_NAME} printable characters"
+        raise UsageError("not a name for a bundle", where="name", found=repr(name), expected=expected)
+    if os.path.exists(output) and os.path.exists(spec.data) and os.path.samefile(output, spec.data):
+        raise UsageError("the bundle would replace the data it is made from", where=output, remedy="name another file")
+    if spec.budget is not None and not math.isfinite(spec.budget.seconds or 0.0):
+        raise UsageError("not a length of time", where="minutes", found=spec.budget.seconds, expected="a finite number")
+    if spec.seed > MAX_SEED:
+        raise UsageError("a seed out of range", where="seed", found=spec.seed, expected=f"0 to {MAX_SEED}")
     for where, value, least in (("ipc", spec.ipc, 1), ("probe", spec.probe, 0), ("seed", spec.seed, 0)):
         if value < least:
             raise UsageError("too small", where=where, found=value, expected=f"at least {least}")
@@ -156,6 +186,21 @@ def _check(spec: Spec) -> None:
     check_settings(spec.method, spec.settings)
     for each in spec.recipes:
         check_options(each.architecture, each.options)
+
+
+def _name(spec: Spec, output: Path) -> str:
+    return output.stem if spec.name is None else spec.name
+
+
+def _check_levels(levels: int | None, dtype: np.dtype[Any]) -> None:
+    most = int(np.iinfo(dtype).max) + 1
+    if levels is not None and not 2 <= levels <= most:
+        raise UsageError("levels do not fit", where="levels", found=levels, expected=f"2 to {most} of {dtype} pixels")
+
+
+def checkpoint_file(output: Path) -> Path:
+    """Where a build of ``output`` keeps what --resume needs."""
+    return output.with_name(output.name + ".resume")
 
 
 def budget(spec: Spec) -> Budget:
@@ -224,7 +269,12 @@ class Packing:
     levels: int | None
 
     def pack(self, snapshot: Snapshot) -> Bundle:
-        """The bundle of this distilled set; the learnt schedule, if any, is the first recipe's."""
+        """The bundle of this distilled set; the learnt schedule, if any, is the first recipe's.
+
+        Raises Diverged for a set that holds no numbers.
+        """
+        if not (np.isfinite(snapshot.images).all() and np.isfinite(snapshot.labels).all()):
+            raise Diverged("the distillation diverged", where="distilled set", found="NaN or infinity")
         recipes = dict(self.recipes)
         if snapshot.schedule is not None:
             first = next(iter(recipes))

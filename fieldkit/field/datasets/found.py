@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from fieldkit.bundle.manifest import class_name_fits
 from fieldkit.tasks import classification
 
 SPLITS = ("train", "test")
@@ -40,6 +41,9 @@ def set_faults(found: Found, for_training: bool) -> Iterator[str]:
     classes = found.classes
     if len(set(classes)) != len(classes):
         yield f"classes: a name is given twice in {', '.join(classes)}"
+    for name in classes:
+        if not class_name_fits(name):
+            yield f"classes: {name!r} is no name; expected at least one character, no control characters, valid UTF-8"
     for split, targets in found.labels.items():
         yield from classification.label_faults(targets, len(classes), f"{split} labels")
         if not len(targets):
@@ -91,6 +95,6 @@ def names(value: Any) -> tuple[str, ...] | None:
         return tuple(text(each) for each in value) or None
     try:
         listed = json.loads(text(value))
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return tuple(str(each) for each in listed) or None if isinstance(listed, list) else None

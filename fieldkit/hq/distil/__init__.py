@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, get_type_hints
@@ -90,6 +91,10 @@ def check_settings(name: str, values: Mapping[str, Any]) -> Any:
         if not _of_kind(value, known[key]):
             kind = getattr(known[key], "__name__", known[key])
             raise UsageError("wrong kind of value", where=f"{name} {key}", found=repr(value), expected=kind)
+        least = 1 if isinstance(1, known[key]) else 0
+        if isinstance(value, int | float) and not least <= value <= sys.float_info.max:
+            expected = f"a {'whole' if least else 'finite'} number of at least {least}"
+            raise UsageError("out of range", where=f"{name} {key}", found=str(value)[:40], expected=expected)
     return settings(**values)
 
 
@@ -97,4 +102,4 @@ def _of_kind(value: Any, kind: Any) -> bool:
     """True if ``value`` is what an annotation says, a whole number being a number; true and false are none."""
     if isinstance(value, bool):
         return kind is bool
-    return isinstance(value, kind) or (isinstance(value, int) and isinstance(float(value), kind))
+    return isinstance(value, kind) or (isinstance(value, int) and isinstance(0.0, kind))
