@@ -188,6 +188,14 @@ def test_a_set_without_numbers_is_divergence(spec: Spec, tmp_path: Path) -> None
         build(replace(spec, method="distribution", settings={"rate": 1e38}), tmp_path / "bars.h5")
 
 
+def test_a_field_engine_that_disagrees_with_torch_is_told() -> None:
+    said: list[str] = []
+    building.note_disagreement({"field_engine": 0.970, "torch_unrounded": 0.974}, said.append)
+    assert not said
+    building.note_disagreement({"field_engine": 0.970, "torch_unrounded": 0.976}, said.append)
+    assert "97.0 % through the field engine, 97.6 % in torch" in said[0]
+
+
 def test_too_few_samples_name_each_class(spec: Spec, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="class 'left' has 50 samples") as caught:
         build(replace(spec, ipc=60), tmp_path / "bars.h5")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -257,6 +258,22 @@ def test_a_class_folder_whose_name_is_not_utf8(tmp_path: Path) -> None:
         folder.mkdir()
         Image.fromarray(np.zeros((4, 4), np.uint8)).save(folder / "1.png")
     assert r"'\udcff' is no name" in faults(tmp_path)
+
+
+@pytest.mark.parametrize("shape", [f"({10**30},1,1)", "(6,1,True)", "{{{"])
+def test_a_damaged_header_in_an_npz_file(tmp_path: Path, shape: str) -> None:
+    header = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}}}\n".encode()
+    path = tmp_path / "set.npz"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("x_train.npy", b"\x93NUMPY\1\0" + len(header).to_bytes(2, "little") + header + bytes(6))
+    assert "damaged npz file" in faults(path)
+
+
+def test_an_empty_hdf5_dataset_is_missing(tmp_path: Path) -> None:
+    path = tmp_path / "set.h5"
+    with h5py.File(path, "w") as file:
+        file["x_train"], file["y_train"] = h5py.Empty("u1"), LABELS
+    assert "x_train: missing" in faults(path)
 
 
 def test_an_empty_folder(tmp_path: Path) -> None:

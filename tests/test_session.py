@@ -189,6 +189,12 @@ def test_a_train_program_whose_inputs_have_other_shapes_is_refused(
         Stepper(handmade.recipe(), "full")
 
 
+def test_a_train_program_with_a_tensor_beyond_all_memory_is_refused() -> None:
+    huge = handmade.train_program((1, 4, 4), 3, 1 << 40, 0.0, 1.0, False)
+    with pytest.raises(ProgramError, match="static shape of images"):
+        Stepper(replace(handmade.recipe(), programs={"train/full": huge}), "full")
+
+
 @pytest.mark.hq
 def test_handmade_programs_pass_the_onnx_checker() -> None:
     onnx = pytest.importorskip("onnx")

@@ -5,6 +5,7 @@ Nothing else in fieldkit imports onnxruntime.  Its failures leave here as Progra
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -23,6 +24,8 @@ Session: TypeAlias = onnxruntime.InferenceSession
 FATAL = 4
 # More threads than any device has processors; onnxruntime makes as many as it is told, until memory ends.
 MAX_THREADS = 1024
+MAX_VALUES = 2**31
+"""Values of one tensor that a training reads or writes."""
 # onnxruntime has no common base for its exceptions, and older versions lack some of them.
 _NAMES = (
     "EPFail",
@@ -207,12 +210,12 @@ def _feed_faults(shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
 
 
 def _is_float(node: onnxruntime.NodeArg | None, shape: tuple[int, ...] | None) -> bool:
-    """Whether a program's input or output is float32 of ``shape`` (None: of any shape without symbols)."""
+    """Whether a program's input or output is float32 of ``shape`` (None: any without symbols)."""
     if node is None or node.type != "tensor(float)":
         return False
-    if shape is None:
-        return all(isinstance(length, int) for length in node.shape)
-    return tuple(node.shape) == shape
+    if not all(isinstance(length, int) for length in node.shape) or math.prod(node.shape) > MAX_VALUES:
+        return False
+    return shape is None or tuple(node.shape) == shape
 
 
 @contextmanager

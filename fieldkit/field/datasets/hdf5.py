@@ -30,7 +30,7 @@ def read(path: Path) -> Found:
             encoded = text(file.attrs.get("encoding", "")) in _ENCODINGS
             for key in KEYS:
                 stored = file.get(key)
-                if isinstance(stored, h5py.Dataset):
+                if isinstance(stored, h5py.Dataset) and stored.shape is not None:
                     images = encoded and key.startswith("x")
                     arrays[key] = _decoded(stored[()], key, faults) if images else stored[()]
     except UNREADABLE as error:

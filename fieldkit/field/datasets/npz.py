@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tokenize
 import zipfile
 import zlib
 from pathlib import Path
@@ -12,7 +13,21 @@ from fieldkit.errors import DataError
 from fieldkit.field.datasets.arrays import ABOUT, KEYS, from_arrays
 from fieldkit.field.datasets.found import Found
 
-_DAMAGED = (OSError, ValueError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error)
+# An array's header is Python's own syntax, so that damage there has many names.
+_DAMAGED = (
+    OSError,
+    ValueError,
+    TypeError,
+    OverflowError,
+    SyntaxError,
+    tokenize.TokenError,
+    RecursionError,
+    EOFError,
+    KeyError,
+    NotImplementedError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 def recognises(path: Path) -> bool:
