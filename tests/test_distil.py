@@ -16,11 +16,11 @@ from fieldkit.bundle.pixels import Pixels
 from fieldkit.bundle.radiometry import Radiometry
 from fieldkit.bundle.recipe import Augmentation, Initial, Schedule
 from fieldkit.bundle.samples import Samples
-from fieldkit.errors import Diverged, UsageError
+from fieldkit.errors import Diverged, ResourceError, UsageError
 from fieldkit.field.augmentation import draw
 from fieldkit.field.training import minibatch
 from fieldkit.hq.augmentation import augment
-from fieldkit.hq.distil import METHODS, distribution, method, start, unrolled
+from fieldkit.hq.distil import METHODS, distribution, driver, method, start, unrolled
 from fieldkit.hq.distil.descent import Training, accuracy, descend, reference_weights
 from fieldkit.hq.distil.driver import Budget, Checkpoint, Status, drive
 from fieldkit.hq.distil.problem import Problem, Snapshot, annealed
@@ -249,6 +249,11 @@ class TestUnrolled:
             stored = Pixels.encode(pixels.numpy(), "uint8", levels).decode()
             np.testing.assert_allclose(unrolled.rounded(pixels, levels).numpy(), stored, atol=1e-5)
 
+    def test_identical_images_make_no_noise_on_stderr(self) -> None:
+        posed = problem()
+        posed.real.images[...] = posed.real.images[0]
+        assert len(unrolled.Unrolled(posed).pixels) == 6
+
     def test_no_first_image_is_a_real_one(self) -> None:
         posed = problem()
         first = unrolled.Unrolled(posed).pixels.detach().flatten(1)
@@ -351,6 +356,16 @@ class TestDriver:
         path.write_bytes(content)
         with pytest.raises(UsageError, match="damaged"):
             drive(Counting(), Budget(iterations=5), nearest(1), Checkpoint(path, {}), resume=True)
+
+    def test_a_full_disk_is_told_and_the_work_goes_on(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def full(path: Path, data: bytes) -> None:
+            raise ResourceError("no space left to write the file", where=path)
+
+        monkeypatch.setattr(driver, "write_atomically", full)
+        said: list[str] = []
+        outcome = drive(Counting(), Budget(iterations=5), nearest(5), Checkpoint(tmp_path / "job", {}, said.append))
+        assert outcome.score == 1.0
+        assert "no space left" in said[0]
 
     def test_sets_on_which_training_diverges_are_passed_over(self) -> None:
         def judge(snapshot: Snapshot) -> float:

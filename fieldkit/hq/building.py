@@ -150,7 +150,7 @@ def build(
         return float(np.mean(found))
 
     distillation = start(spec.method, problem, spec.settings)
-    checkpoint = Checkpoint(checkpoint_file(output), fingerprint(spec, dataset))
+    checkpoint = Checkpoint(checkpoint_file(output), fingerprint(spec, dataset), note)
     if not resume and checkpoint_file(output).exists():
         note(f"starting anew: {checkpoint_file(output)} of a stopped job is replaced; --resume would go on from it")
     note(f"distilling with method {spec.method}")

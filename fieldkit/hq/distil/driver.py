@@ -22,7 +22,7 @@ import torch
 
 from fieldkit.bundle.atomic import write_atomically
 from fieldkit.bundle.recipe import Schedule
-from fieldkit.errors import Diverged, UsageError
+from fieldkit.errors import Diverged, ResourceError, UsageError
 from fieldkit.hq.distil.problem import Distillation, Snapshot
 
 JUDGEMENTS = 10
@@ -102,12 +102,15 @@ class Run:
 class Checkpoint:
     """A file from which a stopped run goes on; ``spec`` names the job, so that no other job resumes from it.
 
-    path None keeps nothing.
+    path None keeps nothing.  warn: told when there is no room for the file; the work goes on without it.
     """
 
-    def __init__(self, path: Path | None, spec: dict[str, Any]) -> None:
+    def __init__(
+        self, path: Path | None, spec: dict[str, Any], warn: Callable[[str], None] = lambda text: None
+    ) -> None:
         self.path = path
         self.spec = spec
+        self.warn = warn
 
     def save(self, distillation: Distillation, run: Run) -> None:
         """Write the method's state and the run's atomically."""
@@ -116,7 +119,10 @@ class Checkpoint:
         best = None if run.best is None else _stored(run.best)
         file = io.BytesIO()
         torch.save({"spec": self.spec, "method": distillation.state(), "run": vars(run) | {"best": best}}, file)
-        write_atomically(self.path, file.getvalue())
+        try:
+            write_atomically(self.path, file.getvalue())
+        except ResourceError as error:
+            self.warn(f"the work goes on, but --resume cannot go on from here: {error}")
 
     def load(self, distillation: Distillation) -> Run:
         """Put the stored state into ``distillation``; the run's own is returned.

@@ -19,6 +19,7 @@ steps before its window.
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -199,14 +200,20 @@ def rounded(pixels: torch.Tensor, levels: int) -> torch.Tensor:
 
 
 def centres(problem: Problem, contrast: float, rng: np.random.Generator) -> torch.Tensor:
-    """First pixels float32 [ipc * k, c, h, w]: each class's k-means centres over at most 1,000 images, plus noise."""
-    from sklearn.cluster import KMeans  # slow to import, and needed once
+    """First pixels float32 [ipc * k, c, h, w]: each class's k-means centres over about 1,000 images, plus noise."""
+    # Slow to import, and needed once.
+    from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
 
     found: list[torch.Tensor] = []
     for group in problem.groups:
-        some = problem.pixels(rng.permutation(group)[:1000])
+        some = problem.pixels(rng.permutation(group)[: max(1000, problem.ipc)])
         seed = int(rng.integers(1 << 31))
-        means = KMeans(problem.ipc, n_init=1, random_state=seed).fit(some.flatten(1).cpu().numpy()).cluster_centers_
+        with warnings.catch_warnings():
+            # Fewer different images than centres: some centres are the same, and noise tells them apart.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            fitted = KMeans(problem.ipc, n_init=1, random_state=seed).fit(some.flatten(1).cpu().numpy())
+        means = fitted.cluster_centers_
         found.append(torch.from_numpy(means.astype(np.float32)).reshape(-1, *some.shape[1:]))
     pixels = torch.cat(found)
     noisy = pixels + torch.from_numpy(rng.standard_normal(pixels.shape, dtype=np.float32)) * contrast
