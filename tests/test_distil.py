@@ -326,11 +326,12 @@ class TestDriver:
 
     def test_ctrl_c_keeps_the_best_and_resumes_to_the_same_end(self, tmp_path: Path) -> None:
         checkpoint = Checkpoint(tmp_path / "job.resume", {"ipc": 1})
+        handler = signal.getsignal(signal.SIGINT)
         stopped = drive(Counting(interrupt_at=7), Budget(iterations=20), nearest(6), checkpoint)
         assert stopped.interrupted
         assert stopped.iterations == 7
         assert stopped.best.images[0, 0, 0, 0] == 6
-        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        assert signal.getsignal(signal.SIGINT) is handler
         resumed = drive(Counting(), Budget(iterations=20), nearest(6), checkpoint, resume=True)
         whole = drive(Counting(), Budget(iterations=20), nearest(6), NOWHERE)
         assert not resumed.interrupted

@@ -10,7 +10,7 @@ import readme
 from readme import Block, ReadmeError, blocks, copy_repository, run_block
 
 TEXT = readme.README.read_text(encoding="utf-8")
-SECONDS = 120.0
+SECONDS = 600
 
 
 def run_marked(text: str, marker: str, folder: Path) -> int:
