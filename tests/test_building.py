@@ -151,7 +151,7 @@ def test_a_wrong_spec_is_refused_and_nothing_written(
         ({"method": "alchemy"}, "unknown method; found alchemy"),
         ({"settings": {"magic": 1}}, "no such setting; found magic; expected window, "),
         ({"settings": {"real": "many"}}, "unrolled real: wrong kind of value; found 'many'; expected int"),
-        ({"settings": {"window": True}}, r"unrolled window: .* expected int \| None"),
+        ({"settings": {"window": True}}, r"unrolled window: .* expected int"),
         ({"method": "random", "settings": {"rate": 1}}, "found rate; expected none"),
         ({"settings": {"pool": 0}}, "unrolled pool: out of range; found 0; expected a whole number of at least 1"),
         ({"settings": {"rate": float("nan")}}, "unrolled rate: out of range; found nan; expected a finite number"),

@@ -211,14 +211,15 @@ class TestUnrolled:
         for name, value in model.state_dict().items():
             torch.testing.assert_close(training.weights[name].detach(), value)
 
-    @pytest.mark.parametrize("settings", [{}, {"window": 2, "pool": 3}])
-    def test_iterations_lower_the_loss_on_real_images(self, settings: dict[str, int]) -> None:
+    @pytest.mark.parametrize("settings", [{}, {"window": 2, "pool": 3, "schedule_rate": 0.025}])
+    def test_iterations_lower_the_loss_on_real_images(self, settings: dict[str, float]) -> None:
         made = unrolled.Unrolled(problem(steps=6), unrolled.Settings(real=30, sharpness=1.0, **settings))
         losses = [made.step(0.0) for _ in range(30)]
         assert np.mean(losses[-9:]) < 0.85 * np.mean(losses[:9])
 
     def test_a_window_works_in_every_part_of_the_training(self) -> None:
-        made = unrolled.Unrolled(problem(steps=6), unrolled.Settings(window=2, pool=3, real=6))
+        settings = unrolled.Settings(window=2, pool=3, real=6, schedule_rate=0.025)
+        made = unrolled.Unrolled(problem(steps=6), settings)
         seen = set()
         for _ in range(12):
             made.step(0.0)
@@ -226,6 +227,13 @@ class TestUnrolled:
         assert seen == {0, 2, 4}
         rates = np.array(made.snapshot().schedule.rates)
         assert (rates != 0.05).all()
+
+    @pytest.mark.parametrize(("steps", "pool", "learnt"), [(4, 1, True), (5, 3, False)])
+    def test_only_a_whole_training_learns_its_rates_unasked(self, steps: int, pool: int, learnt: bool) -> None:
+        made = unrolled.Unrolled(problem(steps=steps), unrolled.Settings(window=4, pool=3, real=6))
+        made.step(0.0)
+        assert len(made.pool) == pool
+        assert (made.snapshot().schedule is not None) == learnt
 
     def test_a_schedule_that_is_kept_is_not_learnt(self) -> None:
         made = unrolled.Unrolled(problem(), unrolled.Settings(real=6, schedule_rate=0.0))

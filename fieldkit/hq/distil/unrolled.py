@@ -9,11 +9,11 @@ momentum, many steps, and one learned, bounded learning rate for each; Adam move
 bundle's rounding on their way into the network (straight-through, Bengio et al. 2013), and a little noise on the
 weights keeps the learned dynamics from leaning on the last bits of one machine's arithmetic.
 
-With a ``window``, gradients flow through that many steps only, from a random place of the training (Feng, Vedantam &
-Kempe, "Embarrassingly Simple Dataset Distillation", ICLR 2024: random truncated backpropagation through time, whose
-clipping by a moving average of the gradient's norm is used throughout).  Differs from it in that the places come from a
-pool of trainings in progress, each of which goes on from where its last window ended, so that no iteration pays for the
-steps before its window.
+Where the training is longer than a ``window``, gradients flow through that many steps only, from a random place of it
+(Feng, Vedantam & Kempe, "Embarrassingly Simple Dataset Distillation", ICLR 2024: random truncated backpropagation
+through time, whose clipping by a moving average of the gradient's norm is used throughout).  Differs from it in that
+the places come from a pool of trainings in progress, each of which goes on from where its last window ended, so that no
+iteration pays for the steps before its window.
 """
 
 from __future__ import annotations
@@ -30,24 +30,26 @@ from fieldkit.errors import UsageError
 from fieldkit.hq.distil.descent import Training, descend
 from fieldkit.hq.distil.problem import Problem, Snapshot, State, Weights, annealed
 
+WHOLE_RATE = 0.025
+
 
 @dataclass(frozen=True)
 class Settings:
     """How to unroll.
 
-    window: differentiable steps in an iteration; None takes the whole training.
-    pool: trainings kept in progress when there is a window.
+    window: differentiable steps in an iteration; a training of no more steps is unrolled as a whole.
+    pool: trainings kept in progress when the training is longer than a window.
     real: real images that score a network.  rate: Adam's step size for normalised pixels and label logits.
     learning_rate: where the learned learning rates start; lowest, highest: their bounds.
     sharpness: logit of an image's own class at the start.  contrast: standard deviation of the noise on first pixels.
     noise: standard deviation of the noise on the weights after each inner step, relative to each tensor's own.
     """
 
-    window: int | None = None
+    window: int = 20
     pool: int = 8
     real: int = 256
     rate: float = 0.05
-    schedule_rate: float = 0.025
+    schedule_rate: float | None = None
     lowest: float = 1e-4
     highest: float = 0.5
     sharpness: float = 4.0
@@ -55,7 +57,7 @@ class Settings:
     noise: float = 1e-3
 
     def __post_init__(self) -> None:
-        if self.window is not None and self.window < 1:
+        if self.window < 1:
             raise UsageError("too short", where="unrolled window", found=self.window, expected="at least 1 step")
         if not 0 < self.lowest <= self.highest:
             raise UsageError(
@@ -78,14 +80,17 @@ class Unrolled:
         self.labels = (own * settings.sharpness).to(problem.device).requires_grad_(True)
         rates = torch.tensor([problem.schedule.learning_rate(step) for step in range(steps)], device=problem.device)
         self.rates = rates.clamp(settings.lowest, settings.highest).log().requires_grad_(True)
+        self.whole = steps <= settings.window
+        chosen = settings.schedule_rate
+        self.schedule_rate = (WHOLE_RATE if self.whole else 0.0) if chosen is None else chosen
         groups = [
             {"params": [self.pixels], "lr": settings.rate},
             {"params": [self.labels], "lr": settings.rate},
-            {"params": [self.rates], "lr": settings.schedule_rate},
+            {"params": [self.rates], "lr": self.schedule_rate},
         ]
         self.optimiser = torch.optim.Adam(groups, betas=(0.9, 0.99))
         self.first_rates = [float(group["lr"]) for group in self.optimiser.param_groups]
-        size = 1 if settings.window is None else settings.pool
+        size = 1 if self.whole else settings.pool
         self.pool = [self._begin(rng, steps * slot // size) for slot in range(size)]
 
     def step(self, done: float) -> float:
@@ -94,7 +99,7 @@ class Unrolled:
         rng = self.problem.rng(self.iteration)
         slot = self.iteration % len(self.pool)
         end = self.problem.schedule.steps
-        stop = min(self.pool[slot].step + (self.settings.window or end), end)
+        stop = min(self.pool[slot].step + self.settings.window, end)
         reached = self._unroll(self.pool[slot], stop, rng)
         positions = rng.integers(len(self.problem.real), size=self.settings.real)
         targets = torch.from_numpy(self.problem.real.targets[positions]).to(self.problem.device)
@@ -111,7 +116,7 @@ class Unrolled:
     def snapshot(self) -> Snapshot:
         pixels = self.problem.normalise.restore(self.pixels.detach()).cpu().numpy().copy()
         labels = torch.softmax(self.labels.detach(), dim=1).cpu().numpy()
-        if not self.settings.schedule_rate:
+        if not self.schedule_rate:
             return Snapshot(pixels, labels)
         rates = tuple(float(f"{float(rate):.5g}") for rate in self._rates().detach())
         schedule = replace(self.problem.schedule, kind="listed", rate=0.0, warmup=0, rates=rates)
