@@ -47,7 +47,7 @@ GO_ON = "the same command with --resume goes on"
     "enough for a device, and to distil on two cores; its depth follows from the image.",
 )
 @click.option("--steps", type=click.IntRange(min=1), help="Training steps on a device.  [default: the method's]")
-@click.option("--batch", type=click.IntRange(min=1), help="Images in a training step.  [default: all, at most 100]")
+@click.option("--batch", type=click.IntRange(min=1), help="Images in a training step.  [default: the method's]")
 @click.option("--minutes", type=click.FloatRange(min=0, min_open=True), help="Time to distil.")
 @click.option("--iterations", type=click.IntRange(min=1), help="Iterations to distil: the same bytes each time.")
 @click.option(

@@ -34,7 +34,7 @@ Judge = Callable[[Snapshot], float]
 
 @dataclass(frozen=True)
 class Budget:
-    """How long to distil: a number of iterations (repeatable to the byte) or of seconds, whichever is given.
+    """How long to distil: a number of iterations (repeatable to the byte) or of seconds; of both, what ends first.
 
     Seconds count the method's own work and the judging, over all resumed parts.
     """

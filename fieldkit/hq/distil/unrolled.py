@@ -161,11 +161,7 @@ class Unrolled:
         """The training after step ``stop``, as a differentiable function of pixels, labels and learning rates."""
         noise = torch.Generator().manual_seed(int(rng.integers(1 << 62)))
         training = training.detached()
-        pixels, labels, rates = (
-            rounded(self.pixels, self.problem.levels),
-            torch.softmax(self.labels, dim=1),
-            self._rates(),
-        )
+        pixels, labels, rates = self._training_set()
         for step in range(training.step, stop):
             training = descend(self.problem, training, pixels, labels, rates[step], differentiable=True)
             training = replace(training, weights=self._jittered(training.weights, noise))

@@ -53,6 +53,11 @@ def convolution_and_norm(
     eps: float,
     _cudnn: bool,
 ) -> tuple[Value, Pullback | None]:
+    """Both calls as one product of the scaled kernel with centred patches; takes the arguments of one, then the other.
+
+    The variance of an output channel is its kernel's quadratic form in the patches' covariance, and its mean is 0 by
+    centring, so that neither the convolution's output nor its bias is ever needed.
+    """
     graph = call.graph
     out = weight.size(0)
     all_patches = patches(graph, x, window_of(weight, stride, padding, dilation))
