@@ -120,6 +120,17 @@ def test_fewer_levels_make_a_smaller_file(spec: Spec, tmp_path: Path) -> None:
     assert (tmp_path / "8.h5").stat().st_size < (tmp_path / "256.h5").stat().st_size
 
 
+@pytest.mark.parametrize("method", ["distribution", "random", "ridge", "unrolled"])
+def test_smaller_images_train_as_well_as_whole_ones(spec: Spec, tmp_path: Path, method: str) -> None:
+    built = build(replace(spec, method=method, settings={}, formation=2), tmp_path / "small.h5")
+    bundle = read_bundle(tmp_path / "small.h5")
+    assert bundle.images.codes.shape == (2 * 4 * 3, 1, 4, 4)
+    assert bundle.training_set().images.shape == (24, 1, 8, 8)
+    assert bundle.manifest.method["formation"] == 2
+    scored = built.bundle.card["held_out"]
+    assert scored["field_engine"] == pytest.approx(scored["torch_unrounded"], abs=0.05)
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -128,10 +139,11 @@ def test_fewer_levels_make_a_smaller_file(spec: Spec, tmp_path: Path) -> None:
         ({"recipes": ()}, "at least one"),
         ({"recipes": (RecipeSpec("alexnet"),)}, "convnet"),
         ({"recipes": (RecipeSpec("convnet", {"depth": 9}),)}, "too small for a depth of 9"),
-        ({"method": "alchemy"}, "distribution, random, unrolled"),
+        ({"method": "alchemy"}, "distribution, random, ridge, unrolled"),
         ({"settings": {"magic": 1}}, "magic"),
         ({"data": "no/such/file"}, "no data there"),
         ({"levels": 257}, "levels do not fit; found 257; expected 2 to 256 of uint8 pixels"),
+        ({"formation": 9}, "formation: images too small; found 9 for images of 8 x 8 pixels; expected at most 8"),
     ],
 )
 def test_a_wrong_spec_is_refused_and_nothing_written(
@@ -158,6 +170,7 @@ def test_a_wrong_spec_is_refused_and_nothing_written(
         ({"settings": {"noise": -1}}, "unrolled noise: out of range"),
         ({"settings": {"rate": 10**500}}, "unrolled rate: out of range"),
         ({"method": "distribution", "settings": {"per_class": -3}}, "distribution per_class: out of range"),
+        ({"formation": 0}, "formation: too small"),
         ({"seed": 1 << 63}, "seed: a seed out of range"),
         ({"name": "two\nlines"}, "name: not a name"),
         ({"budget": Budget(seconds=float("nan"))}, "minutes: not a length of time"),

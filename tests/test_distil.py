@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +21,10 @@ from fieldkit.errors import Diverged, ResourceError, UsageError
 from fieldkit.field.augmentation import draw
 from fieldkit.field.training import minibatch
 from fieldkit.hq.augmentation import augment
-from fieldkit.hq.distil import METHODS, distribution, driver, method, start, unrolled
+from fieldkit.hq.distil import METHODS, distribution, driver, images, method, ridge, start, unrolled
 from fieldkit.hq.distil.descent import Training, accuracy, descend, reference_weights
 from fieldkit.hq.distil.driver import Budget, Checkpoint, Status, drive
+from fieldkit.hq.distil.pool import Pool
 from fieldkit.hq.distil.problem import Problem, Snapshot, annealed
 from fieldkit.hq.models import build_model
 from fieldkit.hq.models.normalisation import Normalise
@@ -39,6 +41,7 @@ def problem(
     batch: int = 6,
     seed: int | None = None,
     augmentation: Augmentation = NO_AUGMENTATION,
+    formation: int = 1,
 ) -> Problem:
     """Three classes of 8x8 images that differ in where they are bright."""
     rng = np.random.default_rng(0)
@@ -56,12 +59,14 @@ def problem(
         schedule=Schedule(steps=steps, batch=batch, rate=0.05),
         initial=Initial(seed=seed),
         augmentation=augmentation,
+        formation=formation,
     )
 
 
 SETTINGS = {
     "distribution": {"per_class": 4},
     "random": {},
+    "ridge": {"real": 12, "pool": 2},
     "unrolled": {"real": 12},
 }
 
@@ -109,6 +114,15 @@ class TestContract:
         np.testing.assert_array_equal(whole.snapshot().labels, resumed.snapshot().labels)
         assert whole.snapshot().schedule == resumed.snapshot().schedule
 
+    def test_smaller_images_take_the_space_of_whole_ones(self, name: str) -> None:
+        posed = problem(formation=2)
+        made = start(name, posed, SETTINGS[name])
+        made.step(0.0)
+        snapshot = made.snapshot()
+        assert snapshot.images.shape == (2 * 4 * 3, 1, 4, 4)
+        np.testing.assert_array_equal(snapshot.labels.argmax(axis=1), posed.targets)
+        assert accuracy(posed, reference_weights(posed, snapshot, 0), posed.real.images, posed.real.targets) >= 0.0
+
     def test_a_snapshot_stands_still(self, name: str) -> None:
         made = start(name, problem(), SETTINGS[name])
         taken = made.snapshot()
@@ -123,7 +137,7 @@ class TestContract:
 
 
 def test_an_unknown_method_lists_the_known_ones() -> None:
-    with pytest.raises(UsageError, match="distribution, random, unrolled"):
+    with pytest.raises(UsageError, match="distribution, random, ridge, unrolled"):
         method("alchemy")
 
 
@@ -223,7 +237,7 @@ class TestUnrolled:
         seen = set()
         for _ in range(12):
             made.step(0.0)
-            seen |= {each.step for each in made.pool}
+            seen |= {each.step for each in made.pool.trainings}
         assert seen == {0, 2, 4}
         rates = np.array(made.snapshot().schedule.rates)
         assert (rates != 0.05).all()
@@ -255,7 +269,7 @@ class TestUnrolled:
         pixels = torch.from_numpy(np.random.default_rng(0).normal(0, 2, (3, 2, 4, 4)).astype(np.float32))
         for levels in (256, 16):
             stored = Pixels.encode(pixels.numpy(), "uint8", levels).decode()
-            np.testing.assert_allclose(unrolled.rounded(pixels, levels).numpy(), stored, atol=1e-5)
+            np.testing.assert_allclose(images.rounded(pixels, levels).numpy(), stored, atol=1e-5)
 
     def test_identical_images_make_no_noise_on_stderr(self) -> None:
         posed = problem()
@@ -272,6 +286,79 @@ class TestUnrolled:
     def test_settings_out_of_range(self, name: str, value: float) -> None:
         with pytest.raises(UsageError, match=name):
             start("unrolled", problem(), {name: value})
+
+
+class TestPool:
+    def test_ages_spread_over_the_schedule_without_a_step_in_vain(self) -> None:
+        pool = Pool(problem(steps=6), 3, np.random.default_rng(0))
+        ages = []
+        for _ in range(12):
+            for slot, training in enumerate(pool.trainings):
+                pool.put(slot, replace(training, step=training.step + 1), np.random.default_rng(slot))
+            ages.append(tuple(each.step for each in pool.trainings))
+        assert ages[:2] == [(1, 1, 1), (0, 2, 2)]
+        assert ages[-6:] == [(5, 3, 1), (0, 4, 2), (1, 5, 3), (2, 0, 4), (3, 1, 5), (4, 2, 0)]
+
+    def test_a_training_that_diverged_makes_room(self) -> None:
+        pool = Pool(problem(steps=6), 1, np.random.default_rng(0))
+        training = pool.trainings[0]
+        lost = {name: value * float("nan") for name, value in training.weights.items()}
+        pool.put(0, replace(training, weights=lost, step=1), np.random.default_rng(1))
+        assert pool.trainings[0].step == 0
+        assert all(torch.isfinite(value).all() for value in pool.trainings[0].weights.values())
+
+
+class TestRidge:
+    def test_loss_equals_scikit_learns_ridge_regression(self) -> None:
+        from sklearn.linear_model import Ridge
+
+        rng = np.random.default_rng(0)
+        distilled, real = rng.normal(size=(9, 20)), rng.normal(size=(30, 20))
+        labels, targets = rng.dirichlet(np.ones(3), 9), rng.integers(0, 3, 30)
+        share = 0.1
+        alpha = share * np.trace(distilled @ distilled.T) / 9
+        fitted = Ridge(alpha=alpha, fit_intercept=False).fit(distilled, labels - 1 / 3)
+        errors = fitted.predict(real) - (np.eye(3)[targets] - 1 / 3)
+        found = ridge.regression_loss(
+            (torch.from_numpy(distilled), torch.from_numpy(labels)),
+            (torch.from_numpy(real), torch.from_numpy(targets)),
+            ridge=share,
+        )
+        assert float(found) == pytest.approx(0.5 * (errors**2).sum(1).mean(), rel=1e-6)
+
+    def test_gradient_reaches_pixels_and_labels(self) -> None:
+        made = ridge.Ridge(problem(), ridge.Settings(pool=2, real=12))
+        before = made.pixels.detach().clone(), made.labels.detach().clone()
+        made.step(0.0)
+        assert (made.pixels != before[0]).all()
+        assert (made.labels != before[1]).any()
+
+    def test_iterations_lower_the_loss_on_real_images(self) -> None:
+        posed = problem(steps=6, augmentation=Augmentation(shift=0.1))
+        made = ridge.Ridge(posed, ridge.Settings(pool=3, real=30, sharpness=1.0, rate=0.05))
+        losses = [made.step(0.0) for _ in range(40)]
+        assert np.mean(losses[-9:]) < 0.85 * np.mean(losses[:9])
+
+    def test_a_network_trains_as_a_device_does(self) -> None:
+        """After its steps, a network of the pool has the weights that the reference training gives at that point."""
+        posed = problem(steps=3, augmentation=Augmentation(shift=0.1))
+        made = ridge.Ridge(posed, ridge.Settings(pool=1, real=12, rate=0.0, label_rate=0.0))
+        seed = made.pool.trainings[0].seed
+        snapshot = made.snapshot()
+        labels = torch.from_numpy(snapshot.labels)
+        expected = Training.begin(posed, seed)
+        stored = Pixels.encode(snapshot.images, "uint8").decode()
+        normalised = posed.normalise(torch.from_numpy(stored))
+        for step in range(2):
+            made.step(0.0)
+            rate = posed.schedule.learning_rate(step)
+            expected = descend(posed, expected.detached(), normalised, labels, rate)
+        for name, value in expected.weights.items():
+            torch.testing.assert_close(made.pool.trainings[0].weights[name], value, atol=1e-5, rtol=1e-4)
+
+    def test_no_regularisation_is_refused(self) -> None:
+        with pytest.raises(UsageError, match="ridge"):
+            start("ridge", problem(), {"ridge": 0.0})
 
 
 def test_reference_weights_learn_what_the_set_teaches() -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from fieldkit.bundle.contents import Bundle
-from fieldkit.bundle.layout import RECIPE_NAME
+from fieldkit.bundle.layout import IMAGES, RECIPE_NAME
 from fieldkit.bundle.manifest import TASKS, class_name_fits
 from fieldkit.bundle.recipe import LAWS, SCHEDULES, SCOPES, Recipe, Schedule, Tensor
 from fieldkit.bundle.seal import MAX_NAME, name_fits
@@ -53,8 +53,12 @@ def _manifest_faults(bundle: Bundle) -> Iterator[str]:
 
 def _distilled_faults(bundle: Bundle) -> Iterator[str]:
     shape, pixels, labels = bundle.manifest.input_shape, bundle.images, bundle.labels
-    if pixels.codes.shape[1:] != shape:
-        yield f"distilled images: found {pixels.codes.shape[1:]}; the manifest's input_shape is {shape}"
+    stored = pixels.codes.shape[1:]
+    if stored[0] != shape[0] or any(own > full for own, full in zip(stored[1:], shape[1:], strict=True)):
+        yield f"distilled images: found {stored}; expected the manifest's input_shape {shape}, or a smaller image"
+    whole = len(pixels.codes) * math.prod(shape) * pixels.codes.itemsize
+    if whole > IMAGES.limit:
+        yield f"distilled images: {whole} bytes at the size of the input; expected at most {IMAGES.limit}"
     if pixels.scale.shape != shape[:1] or pixels.offset.shape != shape[:1]:
         yield f"distilled scale and offset: expected one value for each of {shape[0]} channels"
     if not np.isfinite(pixels.scale).all() or (pixels.scale <= 0).any() or not np.isfinite(pixels.offset).all():

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from fieldkit.bundle.enlarging import enlarge
 from fieldkit.bundle.manifest import Manifest
 from fieldkit.bundle.pixels import Pixels
 from fieldkit.bundle.recipe import Recipe
@@ -16,7 +17,8 @@ from fieldkit.bundle.samples import Samples
 class Bundle:
     """The distilled set, the recipes that train on it, and what is said about them.
 
-    images: the distilled images as stored (quantised); ``images.decode()`` gives float32 native counts.
+    images: the distilled images as stored (quantised); ``images.decode()`` gives float32 native counts.  They may be
+    smaller than ``manifest.input_shape``; ``training_set`` brings them to size.
     labels: float16 [n, k] soft labels.
     probe: a few real labelled samples that were kept out of the distillation, or None.
     card: evidence measured at HQ, JSON.
@@ -34,5 +36,6 @@ class Bundle:
     serial: int = 0
 
     def training_set(self) -> Samples:
-        """What a device trains on: float32 native counts and float32 soft labels."""
-        return Samples(self.images.decode(), self.labels.astype("float32"))
+        """What a device trains on: float32 native counts at the input's size, and float32 soft labels."""
+        _, height, width = self.manifest.input_shape
+        return Samples(enlarge(self.images.decode(), height, width), self.labels.astype("float32"))

@@ -40,10 +40,11 @@ class Entry:
     holds: str
 
 
+IMAGES = Entry("/distilled/images", PIXEL_DTYPES, 4, 1024 * MIB, True, "codes (N,C,h,w), h <= H, w <= W")
 ENTRIES = (
     Entry("/manifest", ("uint8",), 1, 4 * MIB, True, "JSON: what the bundle is"),
     Entry("/card", ("uint8",), 1, 16 * MIB, False, "JSON: evidence measured at HQ"),
-    Entry("/distilled/images", PIXEL_DTYPES, 4, 1024 * MIB, True, "codes (N,C,H,W)"),
+    IMAGES,
     Entry("/distilled/scale", ("float32",), 1, MIB, True, "counts per code (C,)"),
     Entry("/distilled/offset", ("float32",), 1, MIB, True, "counts of code 0 (C,)"),
     Entry("/distilled/labels", ("float16",), 2, 256 * MIB, True, "soft labels (N,K)"),

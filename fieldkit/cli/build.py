@@ -27,7 +27,15 @@ GO_ON = "the same command with --resume goes on"
 @click.argument("data")
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Bundle to write.")
 @click.option("--ipc", type=click.IntRange(min=1), default=10, show_default=True, help="Distilled images per class.")
-@click.option("--method", default="distribution", show_default=True, help="distribution, unrolled or random.")
+@click.option(
+    "--formation",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Store so many smaller images along each side of one: 2 gives four times as many, at half the size, in the "
+    "same space.  A device enlarges them.",
+)
+@click.option("--method", default="distribution", show_default=True, help="distribution, ridge, unrolled or random.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="A setting of the method; repeatable.")
 @click.option(
     "--init",

@@ -49,7 +49,7 @@ def contact_sheet(bundle: Bundle) -> Image.Image:
     order = np.lexsort((-labels.max(1), labels.argmax(1)))
     tiles = as_rgb(bundle.images.decode())
     columns = _columns(labels.argmax(1))
-    side = _side(max(bundle.manifest.input_shape[1:]))
+    side = _side(max(tiles.shape[1:3]))
     step_x, step_y = side + GAP, side + CAPTION_SIZE + 8 + GAP
     width = max(2 * MARGIN + columns * step_x - GAP, MIN_WIDTH)
     page = Image.new("RGB", (width, HEADER + MARGIN + -(-len(order) // columns) * step_y + MARGIN - GAP), PAPER)
@@ -106,7 +106,7 @@ def _columns(tops: np.ndarray) -> int:
 def _draw_header(pen: ImageDraw.ImageDraw, bundle: Bundle, width: int) -> None:
     manifest = bundle.manifest
     title, text = _font(TITLE_SIZE), _font(TEXT_SIZE)
-    channels, height, across = manifest.input_shape
+    channels, height, across = bundle.images.codes.shape[1:]
     line = (
         f"{_counted(len(bundle.images), 'distilled image')} of {_counted(len(manifest.classes), 'class')}, "
         f"{height} x {across} pixels, {_counted(channels, 'band')}, method {manifest.method.get('name', 'unknown')}"

@@ -61,6 +61,7 @@ class Spec:
     """Everything that decides what a build makes.
 
     data: what ``fieldkit.hq.sources.load`` takes.  ipc: distilled images per class.
+    formation: distilled images stored in the place of one, along each axis; 2 makes four times as many, half as large.
     method, settings: the distillation and its own settings.  init: "fixed" or "random".
     recipes: the first is the one that the set is distilled for.  steps, batch: how long a device trains, and on how
     many images at a time; None takes the method's own.
@@ -72,6 +73,7 @@ class Spec:
 
     data: str
     ipc: int = 10
+    formation: int = 1
     method: str = "distribution"
     settings: Mapping[str, Any] = field(default_factory=dict)
     init: str = "random"
@@ -84,6 +86,11 @@ class Spec:
     seed: int = 0
     name: str | None = None
     threads: int | None = None
+
+    @property
+    def per_class(self) -> int:
+        """Distilled images of each class, whatever size they are stored at."""
+        return self.ipc * self.formation**2
 
 
 @dataclass(frozen=True)
@@ -128,8 +135,10 @@ def build(
         torch.set_num_threads(spec.threads)
     dataset = load(spec.data)
     _check_levels(spec.levels, dataset.train.images.dtype)
+    _check_formation(spec.formation, dataset.train.images.shape[2:])
     class_count = len(dataset.classes)
-    check_enough(dataset, spec.ipc, probe=spec.probe, held_out=held_out_size(len(dataset.train), class_count))
+    held_out = held_out_size(len(dataset.train), class_count)
+    check_enough(dataset, spec.per_class, probe=spec.probe, held_out=held_out)
     splits = split(dataset.train, class_count, spec.probe, spec.seed)
     note(f"{dataset.name}: {len(splits.real):,} images to distil, {len(splits.held_out):,} held out to select by")
     data = describe(dataset, splits)
@@ -177,7 +186,9 @@ def _check(spec: Spec, output: Path) -> None:
         raise UsageError("not a length of time", where="minutes", found=spec.budget.seconds, expected="a finite number")
     if spec.seed > MAX_SEED:
         raise UsageError("a seed out of range", where="seed", found=spec.seed, expected=f"0 to {MAX_SEED}")
-    for where, value, least in (("ipc", spec.ipc, 1), ("probe", spec.probe, 0), ("seed", spec.seed, 0)):
+    least_of = {"ipc": 1, "formation": 1, "probe": 0, "seed": 0}
+    for where, least in least_of.items():
+        value = getattr(spec, where)
         if value < least:
             raise UsageError("too small", where=where, found=value, expected=f"at least {least}")
     if spec.init not in ("fixed", "random"):
@@ -199,6 +210,12 @@ def _check_levels(levels: int | None, dtype: np.dtype[Any]) -> None:
         raise UsageError("levels do not fit", where="levels", found=levels, expected=f"2 to {most} of {dtype} pixels")
 
 
+def _check_formation(formation: int, size: tuple[int, int]) -> None:
+    if formation > min(size):
+        found = f"{formation} for images of {size[0]} x {size[1]} pixels"
+        raise UsageError("images too small", where="formation", found=found, expected=f"at most {min(size)}")
+
+
 def checkpoint_file(output: Path) -> Path:
     """Where a build of ``output`` keeps what --resume needs."""
     return output.with_name(output.name + ".resume")
@@ -218,7 +235,7 @@ def describe(dataset: Dataset, splits: Splits) -> Data:
 
 def compile_all(spec: Spec, data: Data) -> dict[str, Compiled]:
     """Every recipe of the spec by its name in the bundle; the parity of each is proven."""
-    own = method(spec.method).training(spec.ipc * data.class_count)
+    own = method(spec.method).training(spec.per_class * data.class_count)
     schedule = own.schedule if spec.steps is None else own.schedule.with_steps(spec.steps)
     if spec.batch is not None:
         schedule = replace(schedule, batch=spec.batch)
@@ -249,6 +266,7 @@ def pose(spec: Spec, data: Data, splits: Splits, recipe: Recipe) -> Problem:
         module=module.to(device),
         normalise=Normalise(data.radiometry).to(device),
         ipc=spec.ipc,
+        formation=spec.formation,
         class_count=data.class_count,
         schedule=recipe.schedule,
         momentum=MOMENTUM,
@@ -292,11 +310,17 @@ def manifest(spec: Spec, dataset: Dataset, data: Data, *, name: str, recipes: tu
         classes=dataset.classes,
         input_shape=data.input_shape,
         radiometry=data.radiometry,
-        method={"name": spec.method, "ipc": spec.ipc, "settings": dict(spec.settings)},
+        method=described_method(spec),
         recipes=recipes,
         provenance=provenance(spec, dataset),
         licence=dataset.licence,
     )
+
+
+def described_method(spec: Spec) -> dict[str, Any]:
+    """How the set was distilled, as the manifest says it; whole images go without saying."""
+    formation = {"formation": spec.formation} if spec.formation > 1 else {}
+    return {"name": spec.method, "ipc": spec.ipc, **formation, "settings": dict(spec.settings)}
 
 
 def provenance(spec: Spec, dataset: Dataset) -> dict[str, Any]:

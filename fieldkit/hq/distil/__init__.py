@@ -9,7 +9,7 @@ from typing import Any, get_type_hints
 
 from fieldkit.bundle.recipe import Augmentation, Schedule
 from fieldkit.errors import UsageError
-from fieldkit.hq.distil import distribution, random, unrolled
+from fieldkit.hq.distil import distribution, random, ridge, unrolled
 from fieldkit.hq.distil.problem import Distillation, Problem
 
 FEW = 20
@@ -44,6 +44,11 @@ def augmented(count: int) -> Training:
     return Training(schedule, distribution.SIAMESE)
 
 
+def performance(count: int) -> Training:
+    """For many images that were made for trainings under a mild augmentation and a high rate."""
+    return Training(Schedule(steps=300, batch=min(count, 100), kind="cosine", rate=0.1, warmup=10), MILD)
+
+
 def unrolling(count: int) -> Training:
     """For unrolled training: few images learn all of a short training's rates; more take a longer, augmented one."""
     if count <= FEW:
@@ -54,6 +59,7 @@ def unrolling(count: int) -> Training:
 METHODS: dict[str, Method] = {
     "distribution": Method(distribution.DistributionMatching, distribution.Settings, 1000, augmented),
     "random": Method(random.RandomSelection, random.Settings, 1, augmented),
+    "ridge": Method(ridge.Ridge, ridge.Settings, 5000, performance),
     "unrolled": Method(unrolled.Unrolled, unrolled.Settings, 2000, unrolling),
 }
 

@@ -82,7 +82,7 @@ def reference_weights(problem: Problem, snapshot: Snapshot, seed: int) -> Weight
     The distance between its score and the field engine's is what rounding and arithmetic cost.
     """
     schedule = snapshot.schedule or problem.schedule
-    pixels = problem.normalise(torch.from_numpy(snapshot.images).to(problem.device))
+    pixels = problem.enlarged(problem.normalise(torch.from_numpy(snapshot.images).to(problem.device)))
     labels = torch.from_numpy(snapshot.labels).to(problem.device)
     training = Training.begin(problem, seed)
     for step in range(schedule.steps):

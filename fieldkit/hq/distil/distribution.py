@@ -44,8 +44,8 @@ class DistributionMatching:
         self.problem = problem
         self.settings = settings
         self.iteration = 0
-        start = problem.pixels(problem.pick(problem.ipc, problem.rng(0)))
-        self.images = start.clone().requires_grad_(True)
+        start = problem.pixels(problem.pick(problem.per_class, problem.rng(0)))
+        self.images = problem.reduced(start).clone().requires_grad_(True)
         self.optimiser = torch.optim.Adam([self.images], lr=settings.rate, betas=(0.5, 0.99))
 
     def step(self, done: float) -> float:
@@ -56,7 +56,7 @@ class DistributionMatching:
         weights = problem.fresh_model(int(rng.integers(1 << 62)))
         real = problem.pixels(problem.pick(settings.per_class, rng))
         uniforms = rng.random((problem.class_count, settings.augmentation.width), dtype=np.float32)
-        loss = matching_loss(problem, settings.augmentation, weights, (real, self.images), uniforms)
+        loss = matching_loss(problem, settings.augmentation, weights, (real, problem.enlarged(self.images)), uniforms)
         self.optimiser.param_groups[0]["lr"] = annealed(settings.rate, done)
         self.optimiser.zero_grad()
         torch.autograd.backward(loss, inputs=[self.images])

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch.func import functional_call
+from torch.nn import functional
 
 from fieldkit.bundle.recipe import Augmentation, Initial, Schedule, Tensor
 from fieldkit.bundle.samples import Samples
@@ -31,7 +32,7 @@ State: TypeAlias = dict[str, Any]
 class Snapshot:
     """A distilled set as it stands after some iterations.
 
-    images: float32 [n, c, h, w] in native counts.  labels: float32 [n, k], rows sum to 1.
+    images: float32 [n, c, h, w] in native counts, as large as they are stored.  labels: float32 [n, k], rows sum to 1.
     schedule: the training schedule that the method has learnt, or None for the recipe's own.
     """
 
@@ -47,7 +48,9 @@ class Problem:
     real: the training images, uint8 | uint16 [n, c, h, w], and int64 [n] labels; neither probe nor held-out split.
     module: the architecture, whose own weights are never used: methods pass weights in.
     normalise: native counts to normalised pixels.
-    ipc: distilled images per class.  class_count: number of classes.
+    ipc: distilled images per class, in the storage of whole ones.  class_count: number of classes.
+    formation: how many distilled images stand side by side in the storage of one, along each axis: 1 stores whole
+    images, 2 four times as many at half the height and width (IDC's multi-formation; ``fieldkit.bundle.enlarging``).
     schedule: what the recipe trains with.  momentum, weight_decay: the SGD inside its train program.
     initial: fixed or random initial weights.  augmentation: what the recipe trains with.
     levels: how many values a stored pixel can take.
@@ -67,6 +70,12 @@ class Problem:
     levels: int = 256
     seed: int = 0
     device: str = "cpu"
+    formation: int = 1
+
+    @property
+    def per_class(self) -> int:
+        """Distilled images of each class, whatever size they are stored at."""
+        return self.ipc * self.formation**2
 
     @cached_property
     def parameters(self) -> tuple[Tensor, ...]:
@@ -79,8 +88,22 @@ class Problem:
 
     @property
     def targets(self) -> np.ndarray:
-        """Classes of the distilled images, int64 [ipc * k]: class 0 first."""
-        return np.repeat(np.arange(self.class_count), self.ipc)
+        """Classes of the distilled images, int64 [per_class * k]: class 0 first."""
+        return np.repeat(np.arange(self.class_count), self.per_class)
+
+    def reduced(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Pixels float32 [n, c, h, w] at the size at which distilled images are stored: means over areas."""
+        height, width = pixels.shape[2:]
+        if self.formation == 1:
+            return pixels
+        return functional.adaptive_avg_pool2d(pixels, (height // self.formation, width // self.formation))
+
+    def enlarged(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Distilled pixels float32 [n, c, h / formation, w / formation] at the input's size, as a device enlarges."""
+        if self.formation == 1:
+            return pixels
+        size = self.real.images.shape[2:]
+        return functional.interpolate(pixels, size=size, mode="bilinear", align_corners=False)
 
     def fresh_model(self, seed: int) -> Weights:
         """First weights as the device draws them; the bundle's own if ``initial`` is fixed."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from fieldkit.hq.distil.problem import Problem, Snapshot, State
 
@@ -18,12 +19,12 @@ class Settings:
 
 
 class RandomSelection:
-    """``ipc`` real samples of every class."""
+    """``per_class`` real samples of every class, reduced to the size at which they are stored."""
 
     def __init__(self, problem: Problem, settings: Settings = Settings()) -> None:
         del settings
         self.problem = problem
-        self.positions = problem.pick(problem.ipc, problem.rng(0))
+        self.positions = problem.pick(problem.per_class, problem.rng(0))
 
     def step(self, done: float) -> float:
         """There is nothing to improve."""
@@ -31,8 +32,9 @@ class RandomSelection:
         return 0.0
 
     def snapshot(self) -> Snapshot:
-        images = self.problem.real.images[self.positions].astype(np.float32)
-        return Snapshot(images, np.eye(self.problem.class_count, dtype=np.float32)[self.problem.targets])
+        images = torch.from_numpy(self.problem.real.images[self.positions].astype(np.float32))
+        labels = np.eye(self.problem.class_count, dtype=np.float32)[self.problem.targets]
+        return Snapshot(self.problem.reduced(images).numpy(), labels)
 
     def state(self) -> State:
         return {"positions": self.positions.tolist()}

@@ -6,7 +6,7 @@ rate down the gradient of that loss through all of the steps.
 
 Differs in what has been learnt since: soft labels are distilled too (Sucholutsky & Schonlau 2019); the inner steps use
 momentum, many steps, and one learned, bounded learning rate for each; Adam moves what is distilled; pixels pass the
-bundle's rounding on their way into the network (straight-through, Bengio et al. 2013), and a little noise on the
+bundle's rounding on their way into the network, and a little noise on the
 weights keeps the learned dynamics from leaning on the last bits of one machine's arithmetic.
 
 Where the training is longer than a ``window``, gradients flow through that many steps only, from a random place of it
@@ -19,7 +19,6 @@ iteration pays for the steps before its window.
 from __future__ import annotations
 
 import math
-import warnings
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -28,6 +27,8 @@ from torch.nn import functional
 
 from fieldkit.errors import UsageError
 from fieldkit.hq.distil.descent import Training, descend
+from fieldkit.hq.distil.images import centres, rounded
+from fieldkit.hq.distil.pool import Pool
 from fieldkit.hq.distil.problem import Problem, Snapshot, State, Weights, annealed
 
 WHOLE_RATE = 0.025
@@ -90,25 +91,21 @@ class Unrolled:
         ]
         self.optimiser = torch.optim.Adam(groups, betas=(0.9, 0.99))
         self.first_rates = [float(group["lr"]) for group in self.optimiser.param_groups]
-        size = 1 if self.whole else settings.pool
-        self.pool = [self._begin(rng, steps * slot // size) for slot in range(size)]
+        self.pool = Pool(problem, 1 if self.whole else settings.pool, rng)
 
     def step(self, done: float) -> float:
         """Unroll one window, score the network it ends with on real images, and move what is distilled."""
         self.iteration += 1
         rng = self.problem.rng(self.iteration)
         slot = self.iteration % len(self.pool)
-        end = self.problem.schedule.steps
-        stop = min(self.pool[slot].step + self.settings.window, end)
-        reached = self._unroll(self.pool[slot], stop, rng)
+        training = self.pool.trainings[slot]
+        stop = min(training.step + self.settings.window, self.pool.ends[slot])
+        reached = self._unroll(training, stop, rng)
         positions = rng.integers(len(self.problem.real), size=self.settings.real)
         targets = torch.from_numpy(self.problem.real.targets[positions]).to(self.problem.device)
         loss = functional.cross_entropy(self.problem.logits(reached.weights, self.problem.pixels(positions)), targets)
         value = float(loss.detach())
-        if stop < end and math.isfinite(value):
-            self.pool[slot] = reached.detached()
-        else:
-            self.pool[slot] = self._begin(rng)
+        self.pool.put(slot, reached, rng)
         if math.isfinite(value):
             self._move(loss, done)
         return value
@@ -128,7 +125,7 @@ class Unrolled:
             "norm": self.norm,
             "distilled": [each.detach() for each in self._distilled()],
             "optimiser": self.optimiser.state_dict(),
-            "pool": [vars(each.detached()) for each in self.pool],
+            "pool": self.pool.state(),
         }
 
     def restore(self, state: State) -> None:
@@ -137,22 +134,15 @@ class Unrolled:
             for mine, stored in zip(self._distilled(), state["distilled"], strict=True):
                 mine.copy_(stored)
         self.optimiser.load_state_dict(state["optimiser"])
-        self.pool = [Training(**each) for each in state["pool"]]
+        self.pool.restore(state["pool"])
 
     def _distilled(self) -> list[torch.Tensor]:
         return [self.pixels, self.labels, self.rates]
 
-    def _begin(self, rng: np.random.Generator, steps: int = 0) -> Training:
-        """A new training that has made ``steps`` steps: the pool's first ones are spread over the whole schedule."""
-        training = Training.begin(self.problem, int(rng.integers(1 << 62)))
-        pixels, labels, rates = (each.detach() for each in self._training_set())
-        for step in range(steps):
-            training = descend(self.problem, training.detached(), pixels, labels, rates[step])
-        return training.detached()
-
     def _training_set(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Pixels, soft labels and learning rates as a device will have them."""
-        return rounded(self.pixels, self.problem.levels), torch.softmax(self.labels, dim=1), self._rates()
+        pixels = self.problem.enlarged(rounded(self.pixels, self.problem.levels))
+        return pixels, torch.softmax(self.labels, dim=1), self._rates()
 
     def _rates(self) -> torch.Tensor:
         return self.rates.clamp(math.log(self.settings.lowest), math.log(self.settings.highest)).exp()
@@ -190,32 +180,3 @@ class Unrolled:
         for group, rate in zip(self.optimiser.param_groups, self.first_rates, strict=True):
             group["lr"] = annealed(rate, done)
         self.optimiser.step()
-
-
-def rounded(pixels: torch.Tensor, levels: int) -> torch.Tensor:
-    """Pixels float32 [n, c, h, w] as the bundle's codec will give them back; the gradient passes unchanged."""
-    held = pixels.detach()
-    low, high = held.amin(dim=(0, 2, 3), keepdim=True), held.amax(dim=(0, 2, 3), keepdim=True)
-    scale = ((high - low) / (levels - 1)).clamp_min(torch.finfo(torch.float32).tiny)
-    return pixels + (torch.round((held - low) / scale) * scale + low - held)
-
-
-def centres(problem: Problem, contrast: float, rng: np.random.Generator) -> torch.Tensor:
-    """First pixels float32 [ipc * k, c, h, w]: each class's k-means centres over about 1,000 images, plus noise."""
-    # Slow to import, and needed once.
-    from sklearn.cluster import KMeans
-    from sklearn.exceptions import ConvergenceWarning
-
-    found: list[torch.Tensor] = []
-    for group in problem.groups:
-        some = problem.pixels(rng.permutation(group)[: max(1000, problem.ipc)])
-        seed = int(rng.integers(1 << 31))
-        with warnings.catch_warnings():
-            # Fewer different images than centres: some centres are the same, and noise tells them apart.
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            fitted = KMeans(problem.ipc, n_init=1, random_state=seed).fit(some.flatten(1).cpu().numpy())
-        means = fitted.cluster_centers_
-        found.append(torch.from_numpy(means.astype(np.float32)).reshape(-1, *some.shape[1:]))
-    pixels = torch.cat(found)
-    noisy = pixels + torch.from_numpy(rng.standard_normal(pixels.shape, dtype=np.float32)) * contrast
-    return noisy.to(problem.device)

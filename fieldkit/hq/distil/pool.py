@@ -1,0 +1,48 @@
+"""Trainings in progress on the distilled set, of every age: where performance matching finds its networks."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from fieldkit.hq.distil.descent import Training
+from fieldkit.hq.distil.problem import Problem, State
+
+
+class Pool:
+    """Trainings by slot, and the step at which each gives its place to a new one.
+
+    The first training of a slot ends early, so that the ages of all spread over the schedule without a step in vain.
+    """
+
+    def __init__(self, problem: Problem, size: int, rng: np.random.Generator) -> None:
+        self._problem = problem
+        steps = problem.schedule.steps
+        self.trainings = [Training.begin(problem, _seed(rng)) for _ in range(size)]
+        self.ends = [max(steps * (slot + 1) // size, 1) for slot in range(size)]
+
+    def __len__(self) -> int:
+        return len(self.trainings)
+
+    def put(self, slot: int, training: Training, rng: np.random.Generator) -> None:
+        """Keep ``training``, gone on by some steps, in its slot, or begin a new one if it has come to its end."""
+        if training.step < self.ends[slot] and _finite(training):
+            self.trainings[slot] = training.detached()
+            return
+        self.trainings[slot] = Training.begin(self._problem, _seed(rng))
+        self.ends[slot] = self._problem.schedule.steps
+
+    def state(self) -> State:
+        return {"ends": list(self.ends), "trainings": [vars(each.detached()) for each in self.trainings]}
+
+    def restore(self, state: State) -> None:
+        self.ends = list(state["ends"])
+        self.trainings = [Training(**each) for each in state["trainings"]]
+
+
+def _seed(rng: np.random.Generator) -> int:
+    return int(rng.integers(1 << 62))
+
+
+def _finite(training: Training) -> bool:
+    return all(bool(torch.isfinite(value).all()) for value in training.weights.values())

@@ -1,0 +1,147 @@
+"""Performance matching by kernel ridge regression on the features of networks in training.
+
+Zhou, Nezhadarya & Ba, "Dataset Distillation using Neural Feature Regression", NeurIPS 2022 (FRePo, arXiv 2206.00719):
+a network's last layer, fitted to the distilled features, has a closed form, so the loss on real images is
+differentiable in the distilled images without unrolling anything (equation 2).  The features are those of a pool of
+networks that train on the distilled set as it stands, each at another point of its training (algorithm 1); images and
+labels are learnt.
+
+Differs in that the networks train as a device will train, step for step (augmentation, minibatches, SGD with momentum,
+the recipe's own schedule, to its end), while images enter the kernel unaugmented; that pixels pass the bundle's
+rounding; and that Adam's step falls along a half cosine, where the authors use LAMB.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch.nn import functional
+
+from fieldkit.errors import UsageError
+from fieldkit.hq.distil.descent import descend
+from fieldkit.hq.distil.images import centres, rounded
+from fieldkit.hq.distil.pool import Pool
+from fieldkit.hq.distil.problem import Problem, Snapshot, State, annealed
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to regress.
+
+    pool: networks kept in training.  real: real images that score a regression.
+    rate: Adam's step size for normalised pixels; label_rate: for label logits.
+    ridge: regularisation, as a share of the kernel's mean diagonal.
+    sharpness: logit of an image's own class at the start.  contrast: standard deviation of the noise on first pixels.
+    """
+
+    pool: int = 10
+    real: int = 512
+    rate: float = 0.03
+    label_rate: float = 0.02
+    ridge: float = 1e-5
+    sharpness: float = 3.0
+    contrast: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.ridge <= 0:
+            raise UsageError("too small", where="ridge ridge", found=self.ridge, expected="more than 0")
+
+
+class Ridge:
+    """Images start as the classes' k-means centres with noise, so that no single real image is copied."""
+
+    def __init__(self, problem: Problem, settings: Settings = Settings()) -> None:
+        self.problem = problem
+        self.settings = settings
+        self.iteration = 0
+        rng = problem.rng(0)
+        self.pixels = centres(problem, settings.contrast, rng).requires_grad_(True)
+        own = functional.one_hot(torch.from_numpy(problem.targets), problem.class_count).float()
+        self.labels = (own * settings.sharpness).to(problem.device).requires_grad_(True)
+        groups = [
+            {"params": [self.pixels], "lr": settings.rate},
+            {"params": [self.labels], "lr": settings.label_rate},
+        ]
+        self.optimiser = torch.optim.Adam(groups, betas=(0.9, 0.99))
+        self.pool = Pool(problem, settings.pool, rng)
+
+    def step(self, done: float) -> float:
+        """Regress on the features of one network, move what is distilled, and let the network train one step on."""
+        self.iteration += 1
+        problem = self.problem
+        rng = problem.rng(self.iteration)
+        slot = self.iteration % len(self.pool)
+        training = self.pool.trainings[slot]
+        weights = {name: value.detach() for name, value in training.weights.items()}
+        positions = rng.integers(len(problem.real), size=self.settings.real)
+        with torch.no_grad():
+            real = problem.features(weights, problem.pixels(positions))
+        targets = torch.from_numpy(problem.real.targets[positions]).to(problem.device)
+        pixels, labels = self._training_set()
+        distilled = problem.features(weights, pixels)
+        loss = regression_loss((distilled, labels), (real, targets), ridge=self.settings.ridge)
+        value = float(loss.detach())
+        if math.isfinite(value):
+            self._move(loss, done)
+        pixels, labels = (each.detach() for each in self._training_set())
+        rate = problem.schedule.learning_rate(training.step)
+        self.pool.put(slot, descend(problem, training.detached(), pixels, labels, rate), rng)
+        return value
+
+    def snapshot(self) -> Snapshot:
+        pixels = self.problem.normalise.restore(self.pixels.detach()).cpu().numpy().copy()
+        return Snapshot(pixels, torch.softmax(self.labels.detach(), dim=1).cpu().numpy())
+
+    def state(self) -> State:
+        return {
+            "iteration": self.iteration,
+            "pixels": self.pixels.detach(),
+            "labels": self.labels.detach(),
+            "optimiser": self.optimiser.state_dict(),
+            "pool": self.pool.state(),
+        }
+
+    def restore(self, state: State) -> None:
+        self.iteration = state["iteration"]
+        with torch.no_grad():
+            self.pixels.copy_(state["pixels"])
+            self.labels.copy_(state["labels"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.pool.restore(state["pool"])
+
+    def _training_set(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Pixels and soft labels as a device will have them; differentiable in both."""
+        pixels = self.problem.enlarged(rounded(self.pixels, self.problem.levels))
+        return pixels, torch.softmax(self.labels, dim=1)
+
+    def _move(self, loss: torch.Tensor, done: float) -> None:
+        self.optimiser.zero_grad()
+        torch.autograd.backward(loss, inputs=[self.pixels, self.labels])
+        for group, rate in zip(
+            self.optimiser.param_groups, (self.settings.rate, self.settings.label_rate), strict=True
+        ):
+            group["lr"] = annealed(rate, done)
+        self.optimiser.step()
+
+
+def regression_loss(
+    distilled: tuple[torch.Tensor, torch.Tensor], real: tuple[torch.Tensor, torch.Tensor], *, ridge: float
+) -> torch.Tensor:
+    """Equation 2: half the squared error on real images of a ridge regression fitted to the distilled ones, averaged.
+
+    distilled: features float32 [n, f] and soft labels float32 [n, k].  real: features [m, f] and int64 [m] classes.
+    ridge: regularisation, as a share of the kernel's mean diagonal.
+    """
+    features, labels = distilled
+    classes = labels.shape[1]
+    kernel = features @ features.T
+    weight = ridge * torch.diagonal(kernel).mean().detach()
+    # Targets are centred: with k classes, a network that knows nothing answers 1/k.
+    regularised = kernel + weight * torch.eye(len(kernel), device=kernel.device)
+    coefficients = torch.linalg.solve(regularised, labels - 1.0 / classes)
+    answers = (real[0] @ features.T) @ coefficients
+    wanted = functional.one_hot(real[1], classes).float() - 1.0 / classes
+    return cast(torch.Tensor, 0.5 * ((answers - wanted) ** 2).sum(dim=1).mean())
