@@ -28,6 +28,7 @@ from fieldkit.hq.compiler.nodes import (
 
 # A folded constant larger than this would cost more in the bundle than it saves on the device.
 FOLD_LIMIT = 4096
+RANDOM = "random."
 
 
 class Graph:
@@ -47,6 +48,11 @@ class Graph:
         value = Value(name, dtype, tuple(shape), trains)
         self._inputs.append(value)
         return value
+
+    def random(self, shape: Sequence[int]) -> Value:
+        """Uniform randoms in [0, 1), float32, which the host draws anew for each step: the input ``random.<i>``."""
+        count = sum(each.name.startswith(RANDOM) for each in self._inputs)
+        return self.input(f"{RANDOM}{count}", "float32", shape)
 
     def free(self, name: str, dtype: str, shape: Sequence[Dim]) -> Value:
         """A name that the stored program uses and the device defines: a weight of ``predict``."""

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import fx
 from torch.export import ExportedProgram
-from torch.export.graph_signature import InputKind
+from torch.export.graph_signature import InputKind, OutputKind
 
 from fieldkit.errors import ProgramError
 from fieldkit.hq.compiler.capture import module_path
@@ -33,9 +33,13 @@ class Entry:
 
 @dataclass
 class Lowered:
-    """outputs: what the module returned.  tape: the differentiable calls, in order."""
+    """outputs: what the module returned.  tape: the differentiable calls, in order.
+
+    buffers: the new values of the buffers that the module changed, by their names in it.
+    """
 
     outputs: tuple[Value, ...] = ()
+    buffers: dict[str, Value] = field(default_factory=dict)
     tape: list[Entry] = field(default_factory=list)
 
 
@@ -50,8 +54,8 @@ class _Postponed:
 def lower(program: ExportedProgram, graph: Graph, bindings: Mapping[str, Value]) -> Lowered:
     """Write a captured program's calls into ``graph``.
 
-    bindings: a value for each input and parameter, by argument name or by the parameter's name in the module.
-    Buffers become constants.  Raises ProgramError for a call that no rule covers.
+    bindings: a value for each input and parameter, by argument name or by the parameter's name in the module; also for
+    the buffers that the program carries, by their names in the module.  Other buffers become constants.  Raises ProgramError for a call that no rule covers.
     """
     return _Lowering(program, graph).run(bindings)
 
@@ -69,17 +73,27 @@ class _Lowering:
             if node.op == "placeholder":
                 self.known[node] = self._bound(next(specs), bindings)
             elif node.op == "output":
-                self.lowered.outputs = tuple(self.known[each] for each in node.args[0])
+                self._finish(node)
             elif str(node.target) not in STATEMENTS:
                 self.known[node] = self._postponed(node) or self._result(node)
         return self.lowered
 
+    def _finish(self, node: fx.Node) -> None:
+        """Sort what the captured program returns into the module's own outputs and the buffers that it changed."""
+        outputs = []
+        for spec, each in zip(self.program.graph_signature.output_specs, node.args[0], strict=True):  # type: ignore[arg-type]
+            if spec.kind == OutputKind.BUFFER_MUTATION:
+                self.lowered.buffers[str(spec.target)] = self.known[each]
+            else:
+                outputs.append(self.known[each])
+        self.lowered.outputs = tuple(outputs)
+
     def _bound(self, spec: Any, bindings: Mapping[str, Value]) -> Value:
-        if spec.kind == InputKind.BUFFER:
+        if spec.kind == InputKind.BUFFER and spec.target not in bindings:
             return self.graph.constant(self.program.state_dict[spec.target].detach().numpy())
         if spec.kind == InputKind.CONSTANT_TENSOR:
             return self.graph.constant(self.program.constants[spec.target].detach().numpy())
-        return bindings[spec.target if spec.kind == InputKind.PARAMETER else spec.arg.name]
+        return bindings[spec.arg.name if spec.kind == InputKind.USER_INPUT else spec.target]
 
     def _result(self, node: fx.Node) -> Any:
         """What a call returns: a Value, or a tuple of them."""

@@ -53,6 +53,10 @@ class Call:
             return self.graph.cast(argument, dtype or self.dtype)
         return self.graph.constant(argument, dtype or self.dtype)
 
+    def random(self) -> Value:
+        """Uniform randoms in [0, 1), float32 of the output's shape, drawn by the host for each step."""
+        return self.graph.random([n for n in self.shape if isinstance(n, int)])
+
     def refuse(self, found: object, expected: object, remedy: str) -> ProgramError:
         """The error for a use of the operator that its rule does not cover."""
         return ProgramError(
