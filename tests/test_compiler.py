@@ -18,12 +18,11 @@ from fieldkit.errors import ProgramError, UsageError
 from fieldkit.field.program import ALLOWED_OPERATORS
 from fieldkit.field.session import Stepper
 from fieldkit.hq.compiler import AdamW, Compiled, Data, Sgd, compile_model, compile_recipe
-from fieldkit.hq.compiler.optimisers import state_tensors
 from fieldkit.hq.compiler.parity import LOSS_LIMIT, PROBABILITY_LIMIT, STEP_LIMIT
-from fieldkit.hq.compiler.programs import Sizes, TrainingLoss, predict_program, train_program
+from fieldkit.hq.compiler.programs import Sizes, Tensors, TrainingLoss, predict_program, train_program
 from fieldkit.hq.compiler.rules import RULES, elementwise
+from fieldkit.hq.compiler.updates import Update
 from fieldkit.hq.models import build_model
-from fieldkit.hq.models.laws import parameter_tensors
 
 pytestmark = pytest.mark.hq
 
@@ -36,11 +35,12 @@ EVERYTHING = Augmentation(0.1, 0.2, 15.0, True, 0.5, 0.5, 0.5)
 def train_only(options: dict, optimiser, augmentation=Augmentation(), data: Data = DATA, batch: int = 4) -> Recipe:
     """A recipe with a train program and no proof, for tests that look at the program."""
     model = build_model("convnet", options, data.input_shape, data.class_count)
-    parameters = parameter_tensors(model)
+    tensors = Tensors.of(model)
     sizes = Sizes(batch, data.input_shape, data.class_count)
-    program = train_program(TrainingLoss(model, data.radiometry, augmentation, sizes), parameters, optimiser)
-    state = {"full": state_tensors(optimiser, parameters)}
-    return Recipe("convnet", options, parameters, state, {"train/full": program}, replace(SCHEDULE, batch=batch))
+    loss = TrainingLoss(model, data.radiometry, augmentation, sizes)
+    made = train_program(loss, tensors, Update(optimiser))
+    programs = {"train/full": made.program}
+    return Recipe("convnet", options, tensors.all, {"full": made.state}, programs, replace(SCHEDULE, batch=batch))
 
 
 def stepper_at_start(recipe: Recipe) -> tuple[Stepper, dict[str, np.ndarray]]:
@@ -81,7 +81,7 @@ def test_a_compiled_recipe_is_proven_against_torch(kind, optimiser, augmentation
     assert set(compiled.recipe.programs) == {"predict", "train/full"}
     assert compiled.recipe.architecture["name"] == "convnet"
     assert compiled.recipe.architecture["norm"] == kind["norm"]
-    assert parity.to_json()["steps"] == 20
+    assert parity.to_json()["steps"] == 50
 
 
 def test_parity_holds_for_16_bit_counts_and_one_band():
@@ -209,11 +209,11 @@ def test_a_program_asks_only_for_what_it_uses():
 
 def test_predict_is_stored_without_weights():
     model = build_model("convnet", SMALL, DATA.input_shape, 3)
-    parameters = parameter_tensors(model)
-    stored = onnx.load_from_string(predict_program(model, DATA.radiometry, Sizes(1, DATA.input_shape, 3), parameters))
+    tensors = Tensors.of(model)
+    stored = onnx.load_from_string(predict_program(model, DATA.radiometry, Sizes(1, DATA.input_shape, 3), tensors))
     known = {each.name for each in stored.graph.initializer} | {each.name for each in stored.graph.input}
     read = {name for node in stored.graph.node for name in node.input if name.startswith("param.")}
-    assert read == {f"param.{each.name}" for each in parameters}
+    assert read == {f"param.{each.name}" for each in tensors.all}
     assert not read & known
     (images,) = stored.graph.input
     assert images.type.tensor_type.elem_type == onnx.TensorProto.UINT8

@@ -10,7 +10,7 @@ import numpy as np
 from fieldkit.bundle.contents import Bundle
 from fieldkit.bundle.layout import IMAGES, RECIPE_NAME
 from fieldkit.bundle.manifest import TASKS, class_name_fits
-from fieldkit.bundle.recipe import LAWS, SCHEDULES, SCOPES, Recipe, Schedule, Tensor
+from fieldkit.bundle.recipe import LAWS, SCHEDULES, Recipe, Schedule, Tensor, is_scope
 from fieldkit.bundle.seal import MAX_NAME, name_fits
 
 MAX_SEED = 2**64 - 1
@@ -90,7 +90,7 @@ def _recipe_faults(recipe: Recipe) -> Iterator[str]:
     scopes = {name.removeprefix("train/") for name in recipe.programs if name.startswith("train/")}
     if "predict" not in recipe.programs or not scopes or not all(recipe.programs.values()):
         yield f"programs: found {sorted(recipe.programs)}; expected predict and at least one train/<scope>, none empty"
-    unknown = set(recipe.programs) - {"predict"} - {f"train/{scope}" for scope in SCOPES}
+    unknown = {name for name in recipe.programs if name != "predict"} - {f"train/{each}" for each in filter(is_scope, scopes)}
     if unknown:
         yield f"programs: unknown {sorted(unknown)}"
     if set(recipe.state) != scopes:

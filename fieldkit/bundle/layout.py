@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fieldkit.bundle.radiometry import PIXEL_DTYPES
-from fieldkit.bundle.recipe import SCOPES
+from fieldkit.bundle.recipe import is_scope
 
 MIB = 2**20
 MAX_FILE = 512 * MIB
@@ -104,7 +104,7 @@ def _matches(segments: Sequence[str], pattern: Sequence[str]) -> bool:
             if not RECIPE_NAME.fullmatch(segment):
                 return False
         elif allowed == "<scope>":
-            if segment not in SCOPES:
+            if not is_scope(segment):
                 return False
         elif segment != allowed:
             return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -15,6 +16,10 @@ GENERATOR = "philox-1"
 SCHEDULES = ("constant", "cosine", "listed")
 LAWS = ("constant", "uniform", "normal")
 SCOPES = ("full", "head", "norm-bias")
+LAST = "last-"
+"""Of a scope that trains the last so many blocks: last-1 to last-99."""
+AVERAGE = "average"
+"""Of the state that holds a parameter's moving average, ``average.<parameter>``: where there is one, it is the model."""
 
 # The forms of the documents that ``to_json`` below writes.
 TENSOR_FORM = {"name": str, "shape": [int], "law": (Word(*LAWS), float)}
@@ -43,6 +48,11 @@ FORM = {
     "augmentation": AUGMENTATION_FORM,
     "initial": {"generator": str, "seed": OneOf(int, None)},
 }
+
+
+def is_scope(name: str) -> bool:
+    """Whether a train program may be of this scope."""
+    return name in SCOPES or re.fullmatch(f"{LAST}[1-9][0-9]?", name, re.ASCII) is not None
 
 
 @dataclass(frozen=True)
@@ -177,7 +187,8 @@ class Recipe:
     """Everything a device needs to train and run one architecture.
 
     architecture: what HQ built, for people: {"name": "convnet", "width": 32, ...}.
-    parameters: trained tensors in the order of the programs; their names carry no prefix here.
+    parameters: the model's tensors in the order of the programs: what training changes, and the statistics that it
+    carries along (a batch normalisation's).  Their names carry no prefix here.
     state: optimiser and other carried tensors, per train program scope.
     programs: ONNX bytes: "predict", "train/full", ...  ``predict`` has no weights inside (docs/program.md).
     """
@@ -193,7 +204,7 @@ class Recipe:
 
     @property
     def size(self) -> int:
-        """Number of trained values."""
+        """Number of values in the model."""
         return sum(parameter.size for parameter in self.parameters)
 
     def with_training(self, schedule: Schedule, initial: Initial) -> Recipe:

@@ -26,6 +26,9 @@ FATAL = 4
 MAX_THREADS = 1024
 MAX_VALUES = 2**31
 """Values of one tensor that a training reads or writes."""
+FEEDS = ("images", "targets", "weights", "class_mask", "lr", "step", "aug")
+RANDOM = "random."
+"""What the inputs that take fresh uniform randoms at each step begin with."""
 # onnxruntime has no common base for its exceptions, and older versions lack some of them.
 _NAMES = (
     "EPFail",
@@ -103,11 +106,11 @@ def run_session(session: onnxruntime.InferenceSession, feeds: Mapping[str, np.nd
 class Stepper:
     """A train program with all its tensors bound once, so that a step moves no parameters and makes no arrays.
 
-    Parameters and states live in two sets of buffers.  A step reads one set and writes the other; the next step goes
-    the opposite way.  What the host feeds (``feeds``) are numpy arrays that onnxruntime reads in place: fill them, call
+    What a step changes lives in two sets of buffers.  A step reads one set and writes the other; the next step goes the
+    opposite way.  What it leaves as it is (the frozen part of a scope) is in both, and held once.  What the host feeds (``feeds``) are numpy arrays that onnxruntime reads in place: fill them, call
     ``step``.
 
-    feeds: images, targets, weights, class_mask, lr, step, aug, as far as the program asks for them.
+    feeds: images, targets, weights, class_mask, lr, step, aug and random.<i>, as far as the program asks for them.
     """
 
     def __init__(self, recipe: Recipe, scope: str, threads: int | None = None) -> None:
@@ -119,10 +122,13 @@ class Stepper:
             )
         self.where = f"recipe {recipe.name}, program train/{scope}"
         self.session = open_session(program, self.where, threads)
+        self._check_interface(recipe, scope)
         tensors = [(f"param.{each.name}", each.shape) for each in recipe.parameters]
         tensors += [(f"state.{each.name}", each.shape) for each in recipe.state[scope]]
-        self._check_interface(tensors)
-        self._sets = [{name: np.zeros(shape, np.float32) for name, shape in tensors} for _ in range(2)]
+        outputs = [each.name for each in self.session.get_outputs()]
+        self._moved = [name.removeprefix("new.") for name in outputs if name != "loss"]
+        first = {name: np.zeros(shape, np.float32) for name, shape in tensors}
+        self._sets = [first, {name: np.zeros_like(each) if name in self._moved else each for name, each in first.items()}]
         self._losses = [np.zeros((), np.float32) for _ in range(2)]
         self.feeds = {
             each.name: np.zeros(each.shape, np.float32)
@@ -160,34 +166,43 @@ class Stepper:
         bindings = []
         for source, target in ((0, 1), (1, 0)):
             binding = self.session.io_binding()
-            for name, value in (values[source] | feeds).items():
-                binding.bind_ortvalue_input(name, value)
-            for name, value in values[target].items():
-                binding.bind_ortvalue_output(f"new.{name}", value)
+            for name in (each.name for each in self.session.get_inputs()):
+                binding.bind_ortvalue_input(name, feeds[name] if name in feeds else values[source][name])
+            for name in self._moved:
+                binding.bind_ortvalue_output(f"new.{name}", values[target][name])
             binding.bind_ortvalue_output("loss", losses[source])
             bindings.append(binding)
         return bindings
 
-    def _check_interface(self, tensors: list[tuple[str, tuple[int, ...]]]) -> None:
+    def _check_interface(self, recipe: Recipe, scope: str) -> None:
         """The program's inputs and outputs are those of the contract, float32 and of static shape."""
-        faults = []
         inputs = {each.name: each for each in self.session.get_inputs()}
         outputs = {each.name: each for each in self.session.get_outputs()}
-        faults += [f"input {name} {shape}" for name, shape in tensors if not _is_float(inputs.get(name), shape)]
-        faults += [
-            f"output new.{name} {shape}" for name, shape in tensors if not _is_float(outputs.get(f"new.{name}"), shape)
-        ]
+        shapes = {f"param.{each.name}": each.shape for each in recipe.parameters}
+        states = {f"state.{each.name}": each.shape for each in recipe.state[scope]}
+        shapes |= states
+        # A parameter may stay as it is, and one that a step only replaces need not be read; a state is carried.
+        known = [*states, *(name for name in shapes if name in inputs)]
+        faults = [f"input {name} {shapes[name]}" for name in known if not _is_float(inputs.get(name), shapes[name])]
+        made = {f"new.{name}": shapes[name] for name in shapes if name in states or f"new.{name}" in outputs}
+        faults += [f"output {name} {shape}" for name, shape in made.items() if not _is_float(outputs.get(name), shape)]
+        if not any(name.startswith("new.param.") for name in made):
+            faults.append("output new.param.<name> of any parameter")
         faults += [f"input {name}" for name in ("images", "targets", "weights", "lr") if name not in inputs]
         faults += [f"static shape of {name}" for name, each in inputs.items() if not _is_float(each, None)]
+        unknown = [f"input {name}" for name in inputs if name not in shapes and not _is_fed(name)]
+        unknown += [f"output {name}" for name in outputs if name not in {*made, "loss"}]
         if not _is_float(outputs.get("loss"), ()):
             faults.append("output loss ()")
         if not faults:
             faults = _feed_faults({name: tuple(each.shape) for name, each in inputs.items()})
-        if faults:
+        found = [f"it lacks {', '.join(faults)}"] * bool(faults)
+        found += [f"it has {', '.join(unknown)}"] * bool(unknown)
+        if found:
             raise ProgramError(
                 "a train program breaks the contract",
                 where=self.where,
-                found="it lacks " + ", ".join(faults),
+                found="; ".join(found),
                 expected="what docs/program.md lists, in float32",
                 remedy="build the bundle again with fieldkit build",
             )
@@ -207,6 +222,11 @@ def _feed_faults(shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
         "aug": (batch, (*shapes.get("aug", ()), 0, 0)[1]),
     }
     return [f"{name} {shape}" for name, shape in expected.items() if shapes.get(name, shape) != shape]
+
+
+def _is_fed(name: str) -> bool:
+    """Whether the host fills an input of this name."""
+    return name in FEEDS or name.startswith(RANDOM)
 
 
 def _is_float(node: onnxruntime.NodeArg | None, shape: tuple[int, ...] | None) -> bool:

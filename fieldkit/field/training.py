@@ -15,7 +15,7 @@ from functools import lru_cache
 import numpy as np
 
 from fieldkit.bundle.contents import Bundle
-from fieldkit.bundle.recipe import Initial, Recipe, Schedule
+from fieldkit.bundle.recipe import AVERAGE, Initial, Recipe, Schedule
 from fieldkit.bundle.samples import Samples
 from fieldkit.bundle.weights import draw, initial_weights, uniforms
 from fieldkit.errors import Diverged, IncompatibleBundle, UsageError
@@ -198,9 +198,10 @@ class Trainer:
         return TrainingState(self._stepper.tensors(), step)
 
     def weights(self) -> dict[str, np.ndarray]:
-        """Copies of the current parameters, float32 by name."""
+        """Copies of the current model, float32 by name: a parameter's moving average where the recipe keeps one."""
         tensors = self._stepper.tensors()
-        return {each.name: tensors[f"param.{each.name}"] for each in self.recipe.parameters}
+        names = [each.name for each in self.recipe.parameters]
+        return {name: tensors.get(f"state.{AVERAGE}.{name}", tensors[f"param.{name}"]) for name in names}
 
 
 class _Feed:
@@ -209,6 +210,7 @@ class _Feed:
     def __init__(self, feeds: Mapping[str, np.ndarray], samples: Samples, seed: int, where: str) -> None:
         self.feeds = feeds
         self.seed = seed
+        self.randoms = augmentation.in_order(feeds)
         self.batch, self.classes = feeds["targets"].shape
         self.samples = samples
         self._check(where)
@@ -231,6 +233,7 @@ class _Feed:
         if "aug" in self.feeds:
             batch, width = self.feeds["aug"].shape
             self.feeds["aug"][...] = augmentation.draw(self.seed, step, (batch, width))
+        augmentation.draw_randoms(self.seed, step, self.randoms)
 
     def _write(self, positions: np.ndarray) -> None:
         chosen = self.samples.take(positions)

@@ -26,7 +26,6 @@ def capture(module: nn.Module, inputs: Mapping[str, torch.Tensor], *, free_batch
             found=str(error).splitlines()[0][:300],
             remedy="remove control flow that depends on the values of tensors",
         ) from error
-    _refuse_mutation(program)
     return program
 
 
@@ -41,16 +40,6 @@ def _functional(program: ExportedProgram) -> ExportedProgram:
 def _changes_tensors(program: ExportedProgram) -> bool:
     schemas = (getattr(node.target, "_schema", None) for node in program.graph.nodes)
     return any(schema is not None and schema.is_mutable for schema in schemas)
-
-
-def _refuse_mutation(program: ExportedProgram) -> None:
-    changed = program.graph_signature.buffers_to_mutate
-    if changed:
-        raise ProgramError(
-            "the model changes a buffer while it trains",
-            where=", ".join(sorted(changed.values())),
-            remedy="use group normalisation in place of batch normalisation",
-        )
 
 
 def module_path(node: fx.Node) -> str:

@@ -5,14 +5,13 @@ Each also makes torch's own optimiser, which parity compares it with.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import nn
 
-from fieldkit.bundle.recipe import Tensor
 from fieldkit.errors import UsageError
 from fieldkit.hq.compiler.graph import Graph
 from fieldkit.hq.compiler.nodes import Value
@@ -57,33 +56,44 @@ class Sgd:
     """torch.optim.SGD: buffer = momentum * buffer + (g + weight_decay * p); p -= rate * buffer.
 
     Without momentum there is no buffer and p -= rate * (g + weight_decay * p).
+    nesterov: p -= rate * (g + momentum * buffer) instead.  decoupled: weight decay takes rate * weight_decay * p from
+    the parameter itself and stays out of the buffer (SGDW, Loshchilov & Hutter 2019).
     """
 
     momentum: float = 0.9
     weight_decay: float = 0.0
+    nesterov: bool = False
+    decoupled: bool = False
 
     trial_rate: ClassVar[float] = 0.01
 
     def __post_init__(self) -> None:
         _check("momentum", self.momentum, below=1.0)
         _check("weight_decay", self.weight_decay)
+        if self.nesterov and not self.momentum:
+            raise UsageError("Nesterov's step needs a momentum", where="optimiser nesterov", expected="momentum above 0")
 
     @property
     def states(self) -> tuple[str, ...]:
         return ("momentum",) if self.momentum else ()
 
     def update(self, graph: Graph, slot: Slot, rate: Value, step: Value) -> tuple[Value, dict[str, Value]]:
-        direction = slot.gradient
-        if self.weight_decay:
-            direction = graph.op("Add", direction, _times(graph, slot.parameter, self.weight_decay))
+        direction, parameter = slot.gradient, slot.parameter
+        if self.weight_decay and not self.decoupled:
+            direction = graph.op("Add", direction, _times(graph, parameter, self.weight_decay))
         states = {}
         if self.momentum:
-            direction = graph.op("Add", _times(graph, slot.states["momentum"], self.momentum), direction)
-            states["momentum"] = direction
-        return graph.op("Sub", slot.parameter, graph.op("Mul", direction, rate)), states
+            buffer = graph.op("Add", _times(graph, slot.states["momentum"], self.momentum), direction)
+            states["momentum"] = buffer
+            direction = graph.op("Add", direction, _times(graph, buffer, self.momentum)) if self.nesterov else buffer
+        if self.weight_decay and self.decoupled:
+            parameter = _decayed(graph, parameter, rate, self.weight_decay)
+        return graph.op("Sub", parameter, graph.op("Mul", direction, rate)), states
 
     def reference(self, parameters: Iterable[nn.Parameter], rate: float) -> torch.optim.Optimizer:
-        return torch.optim.SGD(parameters, lr=rate, momentum=self.momentum, weight_decay=self.weight_decay)
+        kind = _DecoupledSgd if self.decoupled else torch.optim.SGD
+        settings = {"momentum": self.momentum, "weight_decay": self.weight_decay, "nesterov": self.nesterov}
+        return kind(parameters, lr=rate, **settings)
 
     def reference_state(self, optimiser: torch.optim.Optimizer, parameter: nn.Parameter) -> dict[str, torch.Tensor]:
         if not self.momentum:
@@ -125,8 +135,7 @@ class AdamW:
         change = graph.op("Mul", graph.op("Div", mean, denominator), size)
         kept = slot.parameter
         if self.weight_decay:
-            one = graph.constant(1.0, "float32")
-            kept = graph.op("Mul", kept, graph.op("Sub", one, _times(graph, rate, self.weight_decay)))
+            kept = _decayed(graph, kept, rate, self.weight_decay)
         return graph.op("Sub", kept, change), {"mean": mean, "square": square}
 
     def reference(self, parameters: Iterable[nn.Parameter], rate: float) -> torch.optim.Optimizer:
@@ -143,13 +152,26 @@ class AdamW:
 OPTIMISERS: dict[str, type[Sgd] | type[AdamW]] = {"sgd": Sgd, "adamw": AdamW}
 
 
-def state_tensors(optimiser: Optimiser, parameters: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """The states that a train program carries, in its order."""
-    return tuple(
-        Tensor(f"{state}.{each.name}", each.shape, ("constant", 0.0))
-        for each in parameters
-        for state in optimiser.states
-    )
+class _DecoupledSgd(torch.optim.SGD):
+    """torch's SGD whose weight decay acts on the parameters alone."""
+
+    def step(self, closure: Any = None) -> Any:
+        decays = [group["weight_decay"] for group in self.param_groups]
+        for group, decay in zip(self.param_groups, decays, strict=True):
+            group["weight_decay"] = 0.0
+            with torch.no_grad():
+                for parameter in group["params"]:
+                    parameter.mul_(1.0 - group["lr"] * decay)
+        loss = super().step(closure)
+        for group, decay in zip(self.param_groups, decays, strict=True):
+            group["weight_decay"] = decay
+        return loss
+
+
+def _decayed(graph: Graph, parameter: Value, rate: Value, decay: float) -> Value:
+    """parameter * (1 - rate * decay)."""
+    one = graph.constant(1.0, "float32")
+    return graph.op("Mul", parameter, graph.op("Sub", one, _times(graph, rate, decay)))
 
 
 def _times(graph: Graph, value: Value, number: float) -> Value:

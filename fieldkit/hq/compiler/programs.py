@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.export import ExportedProgram
 
 from fieldkit.bundle.radiometry import Radiometry
 from fieldkit.bundle.recipe import Augmentation, Tensor
+from fieldkit.errors import ProgramError
 from fieldkit.hq.augmentation import augment
 from fieldkit.hq.compiler.capture import capture
 from fieldkit.hq.compiler.differentiation import gradients
 from fieldkit.hq.compiler.graph import Graph
 from fieldkit.hq.compiler.lowering import lower
-from fieldkit.hq.compiler.nodes import Value
-from fieldkit.hq.compiler.optimisers import Optimiser, Slot
+from fieldkit.hq.compiler.scopes import set_modes, trained_parameters
+from fieldkit.hq.compiler.updates import Moved, Update
+from fieldkit.hq.models.laws import parameter_tensors
+try:
+    from fieldkit.hq.models.laws import carried_buffers
+except ImportError:
+    carried_buffers = lambda module: ()
 from fieldkit.hq.models.normalisation import Normalise
 from fieldkit.hq.objectives import classification
 
@@ -33,12 +39,20 @@ class Sizes:
 class TrainingLoss(nn.Module):
     """Native counts and soft labels -> loss: what a train program differentiates."""
 
-    def __init__(self, model: nn.Module, radiometry: Radiometry, augmentation: Augmentation, sizes: Sizes) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        radiometry: Radiometry,
+        augmentation: Augmentation,
+        sizes: Sizes,
+        label_smoothing: float = 0.0,
+    ) -> None:
         super().__init__()
         self.model = model
         self.normalise = Normalise(radiometry)
         self.augmentation = augmentation
         self.sizes = sizes
+        self.label_smoothing = label_smoothing
 
     def forward(
         self,
@@ -51,6 +65,8 @@ class TrainingLoss(nn.Module):
         images = self.normalise(images)
         if aug is not None:
             images = augment(images, aug, self.augmentation)
+        if self.label_smoothing:
+            targets = classification.smoothed(targets, class_mask, self.label_smoothing)
         return classification.loss(self.model(images), targets, weights, class_mask)
 
 
@@ -79,38 +95,80 @@ def example_batch(sizes: Sizes, augmentation: Augmentation) -> dict[str, torch.T
     return {name: torch.zeros(shape) for name, shape in shapes.items()}
 
 
-def train_program(loss: TrainingLoss, parameters: Sequence[Tensor], optimiser: Optimiser, scope: str = "full") -> bytes:
-    """One training step as a program: see docs/program.md for its inputs and outputs."""
+@dataclass(frozen=True)
+class Tensors:
+    """A model's tensors in the order of the recipe: what can be trained, then the statistics that training carries."""
+
+    parameters: tuple[Tensor, ...]
+    buffers: tuple[Tensor, ...] = ()
+
+    @classmethod
+    def of(cls, model: nn.Module) -> Tensors:
+        return cls(parameter_tensors(model), carried_buffers(model))
+
+    @property
+    def all(self) -> tuple[Tensor, ...]:
+        return (*self.parameters, *self.buffers)
+
+
+@dataclass(frozen=True)
+class TrainProgram:
+    """One training step as ONNX bytes, and the states that it carries."""
+
+    program: bytes
+    state: tuple[Tensor, ...]
+
+
+def train_program(loss: TrainingLoss, tensors: Tensors, update: Update, scope: str = "full") -> TrainProgram:
+    """One training step of what ``scope`` trains: see docs/program.md for its inputs and outputs."""
+    trained = trained_parameters(loss.model, scope)
     graph = Graph(f"train/{scope}")
-    trained = [graph.input(f"param.{each.name}", "float32", each.shape, trains=True) for each in parameters]
-    states = {
-        f"{state}.{each.name}": graph.input(f"state.{state}.{each.name}", "float32", each.shape)
-        for each in parameters
-        for state in optimiser.states
+    values = {
+        each.name: graph.input(f"param.{each.name}", "float32", each.shape, trains=each.name in trained)
+        for each in tensors.all
     }
+    set_modes(loss.model, trained)
     batch = example_batch(loss.sizes, loss.augmentation)
+    captured = capture(loss, batch)
+    changed = _changed(captured, tensors)
+    moving = [each for each in tensors.parameters if each.name in trained]
+    state = update.state_tensors(moving, changed)
+    states = {each.name: graph.input(f"state.{each.name}", "float32", each.shape) for each in state}
     host = {name: graph.input(name, "float32", tuple(each.shape)) for name, each in batch.items()}
     rate, step = graph.input("lr", "float32", ()), graph.input("step", "float32", ())
-    weights = {f"model.{each.name}": value for each, value in zip(parameters, trained, strict=True)}
-    lowered = lower(capture(loss.train(), batch), graph, host | weights)
-    slopes = gradients(graph, lowered.tape, lowered.outputs[0], trained)
-    new_states: list[tuple[str, Value]] = []
-    for each, value, slope in zip(parameters, trained, slopes, strict=True):
-        own = {state: states[f"{state}.{each.name}"] for state in optimiser.states}
-        updated, carried = optimiser.update(graph, Slot(value, slope, own), rate, step)
-        graph.output(f"new.param.{each.name}", updated)
-        new_states += [(f"new.state.{state}.{each.name}", carried[state]) for state in optimiser.states]
-    for name, value in new_states:
-        graph.output(name, value)
+    lowered = lower(captured, graph, host | {f"model.{name}": value for name, value in values.items()})
+    slopes = gradients(graph, lowered.tape, lowered.outputs[0], [values[each.name] for each in moving])
+    moved = [Moved(each.name, values[each.name], slope) for each, slope in zip(moving, slopes, strict=True)]
+    carried = {each.name: lowered.buffers[f"model.{each.name}"] for each in changed}
+    moved += [Moved(name, values[name], carried=value) for name, value in carried.items()]
+    made = update.write(graph, moved, states, rate, step)
+    for name in [*(f"param.{each.name}" for each in moved), *(f"state.{each.name}" for each in state)]:
+        graph.output(f"new.{name}", made[name])
     graph.output("loss", lowered.outputs[0])
-    return graph.serialise()
+    return TrainProgram(graph.serialise(), state)
 
 
-def predict_program(model: nn.Module, radiometry: Radiometry, sizes: Sizes, parameters: Sequence[Tensor]) -> bytes:
+def _changed(captured: ExportedProgram, tensors: Tensors) -> list[Tensor]:
+    """The buffers that a step changes.  Counters (``num_batches_tracked``), which predict never reads, are left out."""
+    names = {name.removeprefix("model.") for name in captured.graph_signature.buffers_to_mutate.values()}
+    known = {each.name for each in tensors.buffers}
+    buffers = captured.state_dict
+    strange = sorted(name for name in names - known if buffers[f"model.{name}"].is_floating_point())
+    if strange:
+        raise ProgramError(
+            "the model changes a buffer while it trains",
+            where=", ".join(strange),
+            expected="only the running statistics of batch normalisations",
+            remedy="make it a parameter, or compute it anew in each step",
+        )
+    return [each for each in tensors.buffers if each.name in names]
+
+
+def predict_program(model: nn.Module, radiometry: Radiometry, sizes: Sizes, tensors: Tensors) -> bytes:
     """``predict`` without its weights: the device appends them."""
     graph = Graph("predict")
     images = graph.input("images", radiometry.dtype, ("N", *sizes.input_shape))
-    weights = {f"model.{each.name}": graph.free(f"param.{each.name}", "float32", each.shape) for each in parameters}
+    weights = {f"model.{each.name}": graph.free(f"param.{each.name}", "float32", each.shape) for each in tensors.all}
     # Two images, because torch takes a first axis of size 1 for a constant.
     example = torch.zeros((2, *sizes.input_shape), dtype=getattr(torch, radiometry.dtype))
     captured = capture(Prediction(model, radiometry).eval(), {"images": example}, free_batch=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,11 +11,11 @@ from torch import nn
 from fieldkit.bundle.radiometry import Radiometry
 from fieldkit.bundle.recipe import Augmentation, Recipe, Schedule
 from fieldkit.errors import UsageError
-from fieldkit.hq.compiler.optimisers import Optimiser, state_tensors
+from fieldkit.hq.compiler.optimisers import Optimiser
 from fieldkit.hq.compiler.parity import Parity, Subject, check_parity
-from fieldkit.hq.compiler.programs import Sizes, TrainingLoss, predict_program, train_program
+from fieldkit.hq.compiler.programs import Sizes, Tensors, TrainingLoss, predict_program, train_program
+from fieldkit.hq.compiler.updates import Regularisation, Update
 from fieldkit.hq.models import build_model, model_options
-from fieldkit.hq.models.laws import parameter_tensors
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,10 @@ def compile_recipe(
     optimiser: Optimiser,
     schedule: Schedule,
     augmentation: Augmentation = Augmentation(),
+    regularisation: Regularisation = Regularisation(),
+    scopes: Sequence[str] = ("full",),
 ) -> Compiled:
-    """Compile architecture ``name`` into a recipe of programs ``predict`` and ``train/full``.
+    """Compile architecture ``name`` into a recipe of programs ``predict`` and ``train/<scope>`` for each of ``scopes``.
 
     options: the architecture's options dataclass, or a mapping of the fields that somebody chose; the recipe's
     ``architecture`` records all of them.  schedule.batch fixes the batch of the train program.
@@ -65,7 +67,16 @@ def compile_recipe(
     chosen = model_options(name, options, data.input_shape)
     model = build_model(name, chosen, data.input_shape, data.class_count)
     architecture = {"name": name, **asdict(chosen)}
-    return compile_model(model, architecture, data, optimiser=optimiser, schedule=schedule, augmentation=augmentation)
+    return compile_model(
+        model,
+        architecture,
+        data,
+        optimiser=optimiser,
+        schedule=schedule,
+        augmentation=augmentation,
+        regularisation=regularisation,
+        scopes=scopes,
+    )
 
 
 def compile_model(
@@ -76,16 +87,18 @@ def compile_model(
     optimiser: Optimiser,
     schedule: Schedule,
     augmentation: Augmentation = Augmentation(),
+    regularisation: Regularisation = Regularisation(),
+    scopes: Sequence[str] = ("full",),
 ) -> Compiled:
     """``compile_recipe`` for a module at hand; ``architecture`` describes it for people and holds its "name"."""
-    parameters = parameter_tensors(model)
+    tensors = Tensors.of(model)
     sizes = Sizes(schedule.batch, data.input_shape, data.class_count)
-    loss = TrainingLoss(model, data.radiometry, augmentation, sizes)
-    programs = {
-        "predict": predict_program(model, data.radiometry, sizes, parameters),
-        "train/full": train_program(loss, parameters, optimiser),
-    }
-    state = {"full": state_tensors(optimiser, parameters)}
+    loss = TrainingLoss(model, data.radiometry, augmentation, sizes, regularisation.label_smoothing)
+    update = Update(optimiser, regularisation)
+    trains = {scope: train_program(loss, tensors, update, scope) for scope in scopes}
+    programs = {f"train/{scope}": each.program for scope, each in trains.items()}
+    programs["predict"] = predict_program(model, data.radiometry, sizes, tensors)
+    state = {scope: each.state for scope, each in trains.items()}
     name = str(architecture["name"])
-    recipe = Recipe(name, architecture, parameters, state, programs, schedule, augmentation)
-    return Compiled(recipe, check_parity(Subject(recipe, loss, optimiser, data.radiometry)))
+    recipe = Recipe(name, architecture, tensors.all, state, programs, schedule, augmentation)
+    return Compiled(recipe, check_parity(Subject(recipe, loss, update, data.radiometry)))

@@ -19,6 +19,11 @@ def loss(logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor, cla
     return (entropy * weights).sum() / weights.sum()
 
 
+def smoothed(targets: torch.Tensor, class_mask: torch.Tensor, share: float) -> torch.Tensor:
+    """Soft labels float32 [b, k] with ``share`` of each row spread evenly over the classes in use."""
+    return targets * (1.0 - share) + class_mask * (share / class_mask.sum())
+
+
 def probabilities(logits: torch.Tensor) -> torch.Tensor:
     """float32 [n, k] logits -> float32 [n, k] whose rows sum to 1."""
     return torch.softmax(logits, dim=1)
