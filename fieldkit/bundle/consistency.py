@@ -90,7 +90,8 @@ def _recipe_faults(recipe: Recipe) -> Iterator[str]:
     scopes = {name.removeprefix("train/") for name in recipe.programs if name.startswith("train/")}
     if "predict" not in recipe.programs or not scopes or not all(recipe.programs.values()):
         yield f"programs: found {sorted(recipe.programs)}; expected predict and at least one train/<scope>, none empty"
-    unknown = {name for name in recipe.programs if name != "predict"} - {f"train/{each}" for each in filter(is_scope, scopes)}
+    allowed = {"predict", *(f"train/{each}" for each in scopes if is_scope(each))}
+    unknown = set(recipe.programs) - allowed
     if unknown:
         yield f"programs: unknown {sorted(unknown)}"
     if set(recipe.state) != scopes:

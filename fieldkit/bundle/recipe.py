@@ -19,7 +19,7 @@ SCOPES = ("full", "head", "norm-bias")
 LAST = "last-"
 """Of a scope that trains the last so many blocks: last-1 to last-99."""
 AVERAGE = "average"
-"""Of the state that holds a parameter's moving average, ``average.<parameter>``: where there is one, it is the model."""
+"""Of the state that holds a parameter's moving average, ``average.<parameter>``, which is the model where it exists."""
 
 # The forms of the documents that ``to_json`` below writes.
 TENSOR_FORM = {"name": str, "shape": [int], "law": (Word(*LAWS), float)}

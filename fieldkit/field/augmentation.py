@@ -30,7 +30,7 @@ def in_order(feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
 
 
 def draw_randoms(seed: int, step: int, arrays: Sequence[np.ndarray]) -> None:
-    """Fill the ``random.<i>`` inputs of training step ``step``, float32 of any shapes, in the order of their numbers."""
+    """Fill the ``random.<i>`` inputs of training step ``step``, float32 of any shapes, in order of their numbers."""
     flat = _below_one(uniforms(seed, RANDOMS + step, sum(each.size for each in arrays)))
     first = 0
     for each in arrays:

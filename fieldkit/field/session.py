@@ -107,8 +107,8 @@ class Stepper:
     """A train program with all its tensors bound once, so that a step moves no parameters and makes no arrays.
 
     What a step changes lives in two sets of buffers.  A step reads one set and writes the other; the next step goes the
-    opposite way.  What it leaves as it is (the frozen part of a scope) is in both, and held once.  What the host feeds (``feeds``) are numpy arrays that onnxruntime reads in place: fill them, call
-    ``step``.
+    opposite way.  What it leaves as it is (the frozen part of a scope) is in both, and held once.  What the host feeds
+    (``feeds``) are numpy arrays that onnxruntime reads in place: fill them, call ``step``.
 
     feeds: images, targets, weights, class_mask, lr, step, aug and random.<i>, as far as the program asks for them.
     """
@@ -128,7 +128,8 @@ class Stepper:
         outputs = [each.name for each in self.session.get_outputs()]
         self._moved = [name.removeprefix("new.") for name in outputs if name != "loss"]
         first = {name: np.zeros(shape, np.float32) for name, shape in tensors}
-        self._sets = [first, {name: np.zeros_like(each) if name in self._moved else each for name, each in first.items()}]
+        moved = {name: np.zeros_like(first[name]) for name in self._moved}
+        self._sets = [first, first | moved]
         self._losses = [np.zeros((), np.float32) for _ in range(2)]
         self.feeds = {
             each.name: np.zeros(each.shape, np.float32)

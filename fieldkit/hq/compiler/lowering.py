@@ -55,7 +55,9 @@ def lower(program: ExportedProgram, graph: Graph, bindings: Mapping[str, Value])
     """Write a captured program's calls into ``graph``.
 
     bindings: a value for each input and parameter, by argument name or by the parameter's name in the module; also for
-    the buffers that the program carries, by their names in the module.  Other buffers become constants.  Raises ProgramError for a call that no rule covers.
+    the buffers that the program carries, by their names in the module.  Other buffers become constants.
+
+    Raises ProgramError for a call that no rule covers.
     """
     return _Lowering(program, graph).run(bindings)
 

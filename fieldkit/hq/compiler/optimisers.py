@@ -71,7 +71,8 @@ class Sgd:
         _check("momentum", self.momentum, below=1.0)
         _check("weight_decay", self.weight_decay)
         if self.nesterov and not self.momentum:
-            raise UsageError("Nesterov's step needs a momentum", where="optimiser nesterov", expected="momentum above 0")
+            expected = "momentum above 0"
+            raise UsageError("Nesterov's step needs a momentum", where="optimiser nesterov", expected=expected)
 
     @property
     def states(self) -> tuple[str, ...]:
@@ -92,8 +93,8 @@ class Sgd:
 
     def reference(self, parameters: Iterable[nn.Parameter], rate: float) -> torch.optim.Optimizer:
         kind = _DecoupledSgd if self.decoupled else torch.optim.SGD
-        settings = {"momentum": self.momentum, "weight_decay": self.weight_decay, "nesterov": self.nesterov}
-        return kind(parameters, lr=rate, **settings)
+        decay, nesterov = self.weight_decay, self.nesterov
+        return kind(parameters, lr=rate, momentum=self.momentum, weight_decay=decay, nesterov=nesterov)
 
     def reference_state(self, optimiser: torch.optim.Optimizer, parameter: nn.Parameter) -> dict[str, torch.Tensor]:
         if not self.momentum:

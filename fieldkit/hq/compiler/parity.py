@@ -6,6 +6,7 @@ The programs run through the field's own door to onnxruntime; torch runs the sam
 from __future__ import annotations
 
 import copy
+import importlib.util
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -19,11 +20,11 @@ from fieldkit.bundle.radiometry import Radiometry
 from fieldkit.bundle.recipe import AVERAGE, Initial, Recipe
 from fieldkit.bundle.weights import draw, initial_weights, uniforms
 from fieldkit.errors import ProgramError
-from fieldkit.field.exporting import complete_model
 from fieldkit.field.augmentation import in_order
+from fieldkit.field.exporting import complete_model
 from fieldkit.field.session import RANDOM, Stepper, open_session, run_session, runtime_version
 from fieldkit.hq.compiler.programs import Prediction, TrainingLoss, example_batch
-import importlib.util
+
 if importlib.util.find_spec("fieldkit.hq.compiler.randomness"):
     from fieldkit.hq.compiler.randomness import replayed
 else:
@@ -168,7 +169,7 @@ class _Reference:
         return {name for name, size in sizes.items() if size <= VANISHING * typical}
 
 
-def _batches(subject: Subject, randoms: Mapping[str, tuple[int, ...]]) -> Iterator[dict[str, Array]]:
+def _batches(subject: Subject, randoms: dict[str, tuple[int, ...]]) -> Iterator[dict[str, Array]]:
     """Random batches in native counts; the same at every call.  randoms: shapes of the inputs ``random.<i>``."""
     recipe = subject.recipe
     example = example_batch(subject.loss.sizes, recipe.augmentation)

@@ -17,6 +17,8 @@ from fieldkit.hq.compiler.programs import Sizes, Tensors, TrainingLoss, predict_
 from fieldkit.hq.compiler.updates import Regularisation, Update
 from fieldkit.hq.models import build_model, model_options
 
+PLAIN = Regularisation()
+
 
 @dataclass(frozen=True)
 class Compiled:
@@ -54,7 +56,7 @@ def compile_recipe(
     optimiser: Optimiser,
     schedule: Schedule,
     augmentation: Augmentation = Augmentation(),
-    regularisation: Regularisation = Regularisation(),
+    regularisation: Regularisation = PLAIN,
     scopes: Sequence[str] = ("full",),
 ) -> Compiled:
     """Compile architecture ``name`` into a recipe of programs ``predict`` and ``train/<scope>`` for each of ``scopes``.
@@ -87,7 +89,7 @@ def compile_model(
     optimiser: Optimiser,
     schedule: Schedule,
     augmentation: Augmentation = Augmentation(),
-    regularisation: Regularisation = Regularisation(),
+    regularisation: Regularisation = PLAIN,
     scopes: Sequence[str] = ("full",),
 ) -> Compiled:
     """``compile_recipe`` for a module at hand; ``architecture`` describes it for people and holds its "name"."""

@@ -46,7 +46,7 @@ def is_norm(layer: nn.Module) -> bool:
 
 
 def head_path(model: nn.Module) -> str:
-    """Where the last layer with a weight matrix stands, by order of registration, which is that of the model's author."""
+    """Where the last layer with a weight matrix stands, in the order in which the model's author registered them."""
     paths = [path for path, layer in model.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d) and path]
     if not paths:
         raise ProgramError(
@@ -55,7 +55,7 @@ def head_path(model: nn.Module) -> str:
             expected="a Linear or Conv2d",
             remedy="compile scope full only",
         )
-    return paths[-1]
+    return str(paths[-1])
 
 
 def _before_the_last(model: nn.Module, count: int) -> Iterator[str]:

@@ -43,7 +43,7 @@ class Regularisation:
 
 @dataclass(frozen=True)
 class Moved:
-    """A tensor of the model in a step: what it was, and its gradient, or its new value where training only carries it."""
+    """A tensor of the model in a step: what it was; its gradient, or its new value where training only carries it."""
 
     name: str
     value: Value
@@ -97,9 +97,9 @@ class Update:
         if limit is None:
             return slopes
         squares = [graph.sum(graph.op("Mul", each, each), range(each.rank), keep=False) for each in slopes.values()]
-        norm = graph.op("Sqrt", graph.op("Sum", *squares))
-        room = graph.op("Div", graph.constant(limit, "float32"), graph.op("Add", norm, graph.constant(CLIP_EPS, "float32")))
-        scale = graph.op("Min", room, graph.constant(1.0, "float32"))
+        most, eps, one = (graph.constant(number, "float32") for number in (limit, CLIP_EPS, 1.0))
+        norm = graph.op("Add", graph.op("Sqrt", graph.op("Sum", *squares)), eps)
+        scale = graph.op("Min", graph.op("Div", most, norm), one)
         return {name: graph.op("Mul", each, scale) for name, each in slopes.items()}
 
 
@@ -146,9 +146,10 @@ class TorchUpdate:
 
     def states(self) -> dict[str, torch.Tensor]:
         """Every state, by the names of ``Update.state_tensors``."""
-        found = {f"{AVERAGE}.{name}": value for name, value in self.averages.items()}
-        if self.update.regularisation.average is not None and not found:
-            found = {f"{AVERAGE}.{name}": torch.zeros_like(each) for name, each in (self.parameters | self.buffers).items()}
+        found: dict[str, torch.Tensor] = {}
+        if self.update.regularisation.average is not None:
+            for name, value in (self.parameters | self.buffers).items():
+                found[f"{AVERAGE}.{name}"] = self.averages.get(name, torch.zeros_like(value))
         for name, parameter in self.parameters.items():
             own = self.update.optimiser.reference_state(self.torch, parameter)
             found |= {f"{state}.{name}": value for state, value in own.items()}
