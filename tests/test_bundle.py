@@ -66,7 +66,17 @@ def recipes(draw: st.DrawFn) -> Recipe:
         parameters=parameters,
         state={scope: draw(tensor_lists) for scope in scopes},
         programs={"predict": draw(st.binary(min_size=1, max_size=900)), **programs},
-        schedule=draw(st.sampled_from([listed, Schedule(steps, 3, "cosine", 0.5, 1), Schedule(steps, 1, rate=1e-3)])),
+        schedule=draw(
+            st.sampled_from(
+                [
+                    listed,
+                    Schedule(steps, 3, "cosine", 0.5, 1),
+                    Schedule(steps, 1, rate=1e-3),
+                    Schedule(steps, 3, "step", 0.5, milestones=(1, 4), factor=0.5),
+                    Schedule(steps, 3, "one-cycle", 0.5, 2),
+                ]
+            )
+        ),
         initial=Initial(draw(st.none() | st.integers(0, 2**64 - 1)), weights if draw(st.booleans()) else {}),
     )
 

@@ -125,7 +125,9 @@ def _schedule_faults(schedule: Schedule) -> Iterator[str]:
         yield f"schedule kind: found {schedule.kind!r}; expected {' or '.join(SCHEDULES)}"
     if schedule.kind == "listed" and len(schedule.rates) != schedule.steps:
         yield f"schedule rates: found {len(schedule.rates)}; expected one for each of {schedule.steps} steps"
-    if not all(math.isfinite(rate) for rate in (schedule.rate, *schedule.rates)):
+    if min(schedule.milestones, default=0) < 0:
+        yield "schedule milestones: must not be negative"
+    if not all(math.isfinite(rate) for rate in (schedule.rate, schedule.factor, *schedule.rates)):
         yield "schedule: a learning rate is not finite"
 
 

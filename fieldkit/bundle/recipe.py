@@ -13,7 +13,7 @@ import numpy as np
 from fieldkit.bundle.documents import Each, OneOf, Word
 
 GENERATOR = "philox-1"
-SCHEDULES = ("constant", "cosine", "listed")
+SCHEDULES = ("constant", "cosine", "one-cycle", "step", "listed")
 LAWS = ("constant", "uniform", "normal")
 SCOPES = ("full", "head", "norm-bias")
 LAST = "last-"
@@ -30,6 +30,8 @@ SCHEDULE_FORM = {
     "rate?": float,
     "warmup?": int,
     "rates?": [float],
+    "milestones?": [int],
+    "factor?": float,
 }
 AUGMENTATION_FORM = {
     "shift?": float,
@@ -100,8 +102,10 @@ class Initial:
 class Schedule:
     """How long to train and at which learning rate.
 
-    kind "constant" | "cosine" use ``rate`` (the peak) after ``warmup`` linear steps;
-    kind "listed" uses ``rates``, one learning rate per step.
+    kind "constant", "cosine", "one-cycle" and "step" use ``rate`` (the peak) after ``warmup`` steps: a cosine falls to
+    0; one cycle rises along a half cosine from a 25th of the peak, and falls along another to a 250,000th (Smith &
+    Topin 2018, as torch.optim.lr_scheduler.OneCycleLR); steps multiply the rate by ``factor`` at each of
+    ``milestones``.  The others warm up linearly.  kind "listed" uses ``rates``, one learning rate per step.
     """
 
     steps: int
@@ -110,22 +114,36 @@ class Schedule:
     rate: float = 0.0
     warmup: int = 0
     rates: tuple[float, ...] = ()
+    milestones: tuple[int, ...] = ()
+    factor: float = 0.1
 
     def learning_rate(self, step: int) -> float:
         """The learning rate of step ``step``, counted from 0."""
         if self.kind == "listed":
             return self.rates[step]
+        if self.kind == "one-cycle":
+            return self._cycle(step)
         if step < self.warmup:
             return self.rate * (step + 1) / self.warmup
         if self.kind == "constant":
             return self.rate
+        if self.kind == "step":
+            return float(self.rate * self.factor ** sum(step >= each for each in self.milestones))
         done = (step - self.warmup) / max(self.steps - self.warmup, 1)
         return self.rate * 0.5 * (1.0 + math.cos(math.pi * done))
+
+    def _cycle(self, step: int) -> float:
+        first, last = self.rate / 25.0, self.rate / 250_000.0
+        if step < self.warmup:
+            return _half_cosine(first, self.rate, step / self.warmup)
+        return _half_cosine(self.rate, last, (step - self.warmup) / max(self.steps - 1 - self.warmup, 1))
 
     def with_steps(self, steps: int) -> Schedule:
         """The same schedule stretched or squeezed to ``steps`` steps."""
         if self.kind != "listed":
-            return replace(self, steps=steps, warmup=round(self.warmup * steps / max(self.steps, 1)))
+            share = steps / max(self.steps, 1)
+            milestones = tuple(round(each * share) for each in self.milestones)
+            return replace(self, steps=steps, warmup=round(self.warmup * share), milestones=milestones)
         places = np.linspace(0.0, self.steps - 1, steps)
         rates = np.interp(places, np.arange(self.steps), self.rates)
         return replace(self, steps=steps, rates=tuple(float(rate) for rate in rates))
@@ -134,7 +152,10 @@ class Schedule:
         document: dict[str, Any] = {"steps": self.steps, "batch": self.batch, "kind": self.kind}
         if self.kind == "listed":
             return document | {"rates": list(self.rates)}
-        return document | {"rate": self.rate, "warmup": self.warmup}
+        document |= {"rate": self.rate, "warmup": self.warmup}
+        if self.kind == "step":
+            document |= {"milestones": list(self.milestones), "factor": self.factor}
+        return document
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Schedule:
@@ -145,7 +166,14 @@ class Schedule:
             float(document.get("rate", 0.0)),
             int(document.get("warmup", 0)),
             tuple(float(rate) for rate in document.get("rates", ())),
+            tuple(int(each) for each in document.get("milestones", ())),
+            float(document.get("factor", 0.1)),
         )
+
+
+def _half_cosine(start: float, end: float, done: float) -> float:
+    """From ``start`` to ``end`` as ``done`` goes from 0 to 1."""
+    return end + (start - end) * 0.5 * (1.0 + math.cos(math.pi * done))
 
 
 @dataclass(frozen=True)

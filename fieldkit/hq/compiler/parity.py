@@ -50,6 +50,8 @@ WARM_STEPS = 2
 ATTEMPTS = 5
 # A gradient below this part of the typical one is rounding noise: that of a bias right before a normalisation.
 VANISHING = 1e-4
+AVERAGED = f"state.{AVERAGE}"
+AVERAGE_FLOOR = 1e-2
 SEED = 1
 
 
@@ -102,8 +104,10 @@ def check_parity(subject: Subject) -> Parity:
     subject = replace(subject, loss=copy.deepcopy(subject.loss))
     weights = initial_weights(subject.recipe.parameters, Initial(), SEED)
     worst, loss_error = ("", 0.0), 0.0
+    # Asked before the trials freeze anything.
+    trained = {scope: trained_parameters(subject.loss.model, scope) for scope in subject.recipe.state}
     for scope in subject.recipe.state:
-        trial = _Trial(subject, scope, weights)
+        trial = _Trial(subject, scope, trained[scope], weights)
         tensor, step_error = trial.step_error()
         place = f"{subject.where}, train/{scope}"
         _refuse_above(subject.step_limit, step_error, f"{place}, {tensor}", "one train step differs from torch")
@@ -131,10 +135,9 @@ def _refuse_above(limit: float, error: float, where: str, message: str) -> None:
 class _Reference:
     """Torch's own training of what a scope trains."""
 
-    def __init__(self, subject: Subject, scope: str, weights: Tensors) -> None:
+    def __init__(self, subject: Subject, scope: str, trained: frozenset[str], weights: Tensors) -> None:
         self.loss = subject.loss
         model = self.loss.model
-        trained = trained_parameters(model, scope)
         load_weights(model, weights)
         set_modes(model, trained)
         self.everything = dict(model.named_parameters()) | dict(model.named_buffers())
@@ -217,8 +220,8 @@ def _feed(stepper: Stepper, batch: Tensors, rate: float, step: int) -> float:
 class _Trial:
     """One scope's program beside torch, from the same weights on the same batches."""
 
-    def __init__(self, subject: Subject, scope: str, weights: Tensors) -> None:
-        self.subject, self.scope, self.weights = subject, scope, weights
+    def __init__(self, subject: Subject, scope: str, trained: frozenset[str], weights: Tensors) -> None:
+        self.subject, self.scope, self.trained, self.weights = subject, scope, trained, weights
         self.stepper = Stepper(subject.recipe, scope)
         self.rate = subject.update.optimiser.trial_rate
         self.randoms = {name: each.shape for name, each in self.stepper.feeds.items() if name.startswith(RANDOM)}
@@ -248,7 +251,8 @@ class _Trial:
         return float(np.max(errors))
 
     def _start(self) -> tuple[_Reference, Iterator[dict[str, Array]]]:
-        return _Reference(self.subject, self.scope, self.weights), _batches(self.subject, self.randoms)
+        reference = _Reference(self.subject, self.scope, self.trained, self.weights)
+        return reference, _batches(self.subject, self.randoms)
 
     def _compare(self, reference: _Reference, batch: dict[str, Array], step: int) -> tuple[str, float]:
         """One step of both from the same point on the same batch."""
@@ -259,7 +263,9 @@ class _Trial:
         after = reference.tensors()
         moved = {name: each - before[name] for name, each in self.stepper.tensors().items()}
         expected = {name: after[name] - before[name] for name in moved}
-        return _worst(moved, expected, reference.vanishing())
+        # An average moves by less than its own rounding: it is measured against a hundredth of its size at least.
+        floors = {name: AVERAGE_FLOOR * _rms(each) for name, each in before.items() if _kind(name) == AVERAGED}
+        return _worst(moved, expected, reference.vanishing(), floors)
 
 
 def _error(named: tuple[str, float]) -> float:
@@ -267,7 +273,7 @@ def _error(named: tuple[str, float]) -> float:
     return math.inf if math.isnan(named[1]) else named[1]
 
 
-def _worst(moved: Tensors, expected: Tensors, vanishing: set[str]) -> tuple[str, float]:
+def _worst(moved: Tensors, expected: Tensors, vanishing: set[str], floors: Mapping[str, float]) -> tuple[str, float]:
     """The largest relative error among tensors, each measured against its own expected change.
 
     Where the gradient vanishes, states are measured against the typical change of their kind; the parameter is left
@@ -280,9 +286,9 @@ def _worst(moved: Tensors, expected: Tensors, vanishing: set[str]) -> tuple[str,
     for name, each in expected.items():
         owner = name.removeprefix(_kind(name) + ".")
         if owner not in vanishing:
-            errors[name] = _rms(moved[name] - each) / max(_rms(each), 1e-30)
-        elif _kind(name) != "param":
-            errors[name] = _rms(moved[name] - each) / max(typical[_kind(name)], 1e-30)
+            errors[name] = _rms(moved[name] - each) / max(_rms(each), floors.get(name, 0.0), 1e-30)
+        elif _kind(name) not in ("param", AVERAGED):
+            errors[name] = _rms(moved[name] - each) / max(typical[_kind(name)], floors.get(name, 0.0), 1e-30)
     return max(errors.items(), key=_error)
 
 
