@@ -17,6 +17,7 @@ from onnx import helper, numpy_helper
 from fieldkit.hq.compiler.nodes import (
     IR_VERSION,
     OPSET,
+    UNKNOWN,
     Dim,
     Node,
     Value,
@@ -112,7 +113,8 @@ class Graph:
     def reshape(self, value: Value, shape: Sequence[Dim]) -> Value:
         """``shape`` may keep a symbolic axis, and may leave one axis open by -1."""
         kept = [0 if isinstance(n, str) and value.shape[axis : axis + 1] == (n,) else n for axis, n in enumerate(shape)]
-        return self.op("Reshape", value, self.constant([-1 if isinstance(n, str) else n for n in kept], "int64"))
+        made = self.op("Reshape", value, self.constant([-1 if isinstance(n, str) else n for n in kept], "int64"))
+        return replace(made, shape=tuple(shape)) if UNKNOWN in made.shape else made
 
     def transpose(self, value: Value, order: Sequence[int]) -> Value:
         return self.op("Transpose", value, perm=[int(axis) for axis in order])

@@ -76,6 +76,9 @@ class _Lowering:
                 self.known[node] = self._bound(next(specs), bindings)
             elif node.op == "output":
                 self._finish(node)
+            elif isinstance(node.meta.get("val"), torch.SymInt):
+                # A size that depends on the batch: rules read shapes from torch's description of their results.
+                self.known[node] = None
             elif str(node.target) not in STATEMENTS:
                 self.known[node] = self._postponed(node) or self._result(node)
         return self.lowered

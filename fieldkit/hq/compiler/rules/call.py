@@ -10,6 +10,7 @@ What a pullback writes and nobody needs costs nothing: dead nodes never reach th
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,8 @@ from fieldkit.errors import ProgramError
 from fieldkit.hq.compiler.graph import Graph
 from fieldkit.hq.compiler.nodes import Dim, Value
 
+# torch's names of free sizes.
+SYMBOL = re.compile(r"\bs\d+\b")
 Gradient = Value | None | list[Value | None]
 Pullback = Callable[..., Sequence[Gradient]]
 Rule = Callable[..., tuple[Value | tuple[Value, ...], Pullback | None]]
@@ -44,8 +47,8 @@ class Call:
 
     @property
     def shape(self) -> tuple[Dim, ...]:
-        """The output's shape; the free batch of a prediction shows as "N"."""
-        return tuple(n if isinstance(n, int) else "N" for n in self.result.shape)
+        """The output's shape; the free batch of a prediction shows as "N", and windows cut from it as "4*N" and such."""
+        return tuple(n if isinstance(n, int) else SYMBOL.sub("N", str(n)) for n in self.result.shape)
 
     def tensor(self, argument: Value | bool | float, dtype: str | None = None) -> Value:
         """A tensor or a plain number as a Value of ``dtype``; by default of the output's."""
