@@ -47,7 +47,7 @@ class Call:
 
     @property
     def shape(self) -> tuple[Dim, ...]:
-        """The output's shape; the free batch of a prediction shows as "N", and windows cut from it as "4*N" and such."""
+        """The output's shape; the free batch of a prediction shows as "N", windows cut from it as "4*N" and such."""
         return tuple(n if isinstance(n, int) else SYMBOL.sub("N", str(n)) for n in self.result.shape)
 
     def tensor(self, argument: Value | bool | float, dtype: str | None = None) -> Value:
