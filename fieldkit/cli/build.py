@@ -22,7 +22,8 @@ GO_ON = "the same command with --resume goes on"
 
 @click.command(
     epilog="\b\nExamples:\n  fieldkit build digits -o digits.h5 --ipc 5 --minutes 1\n"
-    "  fieldkit build data.npz -o set.h5 --ipc 10 --method unrolled --recipe convnet:width=32 --probe 200"
+    "  fieldkit build data.npz -o set.h5 --ipc 10 --method unrolled --recipe convnet:width=32 --probe 200\n"
+    "  fieldkit build data.npz -o own.h5 --recipe my_models.tiny:make:width=32"
 )
 @click.argument("data")
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Bundle to write.")
@@ -48,11 +49,12 @@ GO_ON = "the same command with --resume goes on"
     "--recipe",
     "recipes",
     multiple=True,
-    metavar="NAME[:KEY=VALUE,...]",
+    metavar="MODEL[:KEY=VALUE,...]",
     default=("convnet:width=32",),
     show_default=True,
-    help="A model to compile, with options; repeatable.  The set is distilled for the first.  The default is small "
-    "enough for a device, and to distil on two cores; its depth follows from the image.",
+    help="A model to compile, with options; repeatable.  The set is distilled for the first.  convnet, mlp, mobilenet, "
+    "resnet, vit, or package.module:factory for a torch.nn.Module of your own, which options are handed to.  The "
+    "default is small enough for a device, and to distil on two cores; its depth follows from the image.",
 )
 @click.option("--steps", type=click.IntRange(min=1), help="Training steps on a device.  [default: the method's]")
 @click.option("--batch", type=click.IntRange(min=1), help="Images in a training step.  [default: the method's]")
@@ -153,10 +155,14 @@ def _value(text: str) -> Any:
 
 
 def recipe(text: str) -> RecipeSpec:
-    """An architecture with options, from "convnet:width=32,norm=group"."""
+    """A model with options, from "convnet:width=32,norm=group" or "package.module:factory:width=32"."""
     from fieldkit.hq.building import RecipeSpec
+    from fieldkit.hq.models import ARCHITECTURES
 
     name, _, given = text.partition(":")
+    factory, _, rest = given.partition(":")
+    if factory and "=" not in factory and name not in ARCHITECTURES:
+        name, given = f"{name}:{factory}", rest
     return RecipeSpec(name, parsed(given.split(",") if given else [], f"--recipe {name}"))
 
 

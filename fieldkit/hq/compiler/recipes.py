@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
@@ -15,7 +15,7 @@ from fieldkit.hq.compiler.optimisers import Optimiser
 from fieldkit.hq.compiler.parity import Parity, Subject, check_parity
 from fieldkit.hq.compiler.programs import Sizes, Tensors, TrainingLoss, predict_program, train_program
 from fieldkit.hq.compiler.updates import Regularisation, Update
-from fieldkit.hq.models import build_model, model_options
+from fieldkit.hq.models import build_model, description, model_options
 
 PLAIN = Regularisation()
 
@@ -61,6 +61,7 @@ def compile_recipe(
 ) -> Compiled:
     """Compile architecture ``name`` into a recipe of programs ``predict`` and ``train/<scope>`` for each of ``scopes``.
 
+    name: one of ``fieldkit.hq.models``'s, or "package.module:factory" for a module from anywhere.
     options: the architecture's options dataclass, or a mapping of the fields that somebody chose; the recipe's
     ``architecture`` records all of them.  schedule.batch fixes the batch of the train program.
     Raises UsageError for options out of range; ProgramError for a model that cannot be compiled, or whose programs
@@ -68,10 +69,9 @@ def compile_recipe(
     """
     chosen = model_options(name, options, data.input_shape)
     model = build_model(name, chosen, data.input_shape, data.class_count)
-    architecture = {"name": name, **asdict(chosen)}
     return compile_model(
         model,
-        architecture,
+        description(name, chosen),
         data,
         optimiser=optimiser,
         schedule=schedule,

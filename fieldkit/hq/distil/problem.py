@@ -20,6 +20,7 @@ from torch.nn import functional
 from fieldkit.bundle.recipe import Augmentation, Initial, Schedule, Tensor
 from fieldkit.bundle.samples import Samples
 from fieldkit.bundle.weights import initial_weights
+from fieldkit.hq.models.features import features_of
 from fieldkit.hq.models.laws import parameter_tensors
 from fieldkit.hq.models.normalisation import Normalise
 from fieldkit.tasks import classification
@@ -117,7 +118,7 @@ class Problem:
     def features(self, weights: Mapping[str, torch.Tensor], pixels: torch.Tensor) -> torch.Tensor:
         """float32 [n, f]: what the classifier's last layer reads; differentiable in both."""
         named = {f"module.{name}": value for name, value in weights.items()}
-        return cast(torch.Tensor, functional_call(_Features(self.module), named, (pixels,)))
+        return cast(torch.Tensor, functional_call(features_of(self.module), named, (pixels,)))
 
     def pixels(self, positions: np.ndarray) -> torch.Tensor:
         """The real images at ``positions``, normalised float32 [n, c, h, w]."""
@@ -133,17 +134,6 @@ class Problem:
     def rng(self, iteration: int) -> np.random.Generator:
         """Randomness of one iteration: it depends on (seed, iteration) alone, so a resumed run repeats it."""
         return np.random.default_rng([self.seed, iteration])
-
-
-class _Features(nn.Module):
-    """Calls ``features`` of the module inside, since functional_call runs only ``forward``."""
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self.module = module
-
-    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        return cast(torch.Tensor, cast(Any, self.module).features(pixels))
 
 
 def _draw(group: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:

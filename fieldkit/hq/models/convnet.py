@@ -14,10 +14,11 @@ import torch
 from torch import nn
 
 from fieldkit.errors import UsageError
+from fieldkit.hq.models.norms import check_norm, norm_layer
+from fieldkit.hq.models.options import check_kind, check_whole
 
-NORMS = ("instance", "group", "none")
+NORMS = ("instance", "group", "batch", "none")
 POOLINGS = ("avg", "max", "none")
-GROUPS = 4
 # What the blocks should leave of the image's shorter side, and how many blocks there should be even if they leave less.
 LEFT = 3
 SHALLOWEST = 2
@@ -29,7 +30,7 @@ class ConvNetOptions:
 
     depth: number of blocks; 3 is the field's for 32x32 pixels, ``fitting`` has that of other sizes.
     width: channels of every block.
-    norm: "instance" (a group per channel), "group" (four groups) or "none".
+    norm: "instance" (a group per channel), "group" (four groups), "batch" or "none".
     pooling: "avg", "max" (both 2x2, halving height and width) or "none".
     """
 
@@ -39,18 +40,10 @@ class ConvNetOptions:
     pooling: str = "avg"
 
     def __post_init__(self) -> None:
-        for name in ("depth", "width"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise UsageError("must be a whole number of at least 1", where=f"convnet {name}", found=value)
-        for name, valid in (("norm", NORMS), ("pooling", POOLINGS)):
-            value = getattr(self, name)
-            if value not in valid:
-                raise UsageError("unknown kind", where=f"convnet {name}", found=value, expected=" or ".join(valid))
-        if self.norm == "group" and self.width % GROUPS:
-            raise UsageError(
-                f"group normalisation needs a multiple of {GROUPS} channels", where="convnet width", found=self.width
-            )
+        check_whole("convnet depth", self.depth)
+        check_whole("convnet width", self.width)
+        check_norm("convnet", self.norm, self.width, NORMS)
+        check_kind("convnet pooling", self.pooling, POOLINGS)
 
     def check_image(self, input_shape: tuple[int, int, int]) -> None:
         """Refuse an image that the blocks would shrink to nothing; input_shape is (channels, height, width)."""
@@ -85,8 +78,7 @@ class Block(nn.Module):
     def __init__(self, channels: int, options: ConvNetOptions) -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels, options.width, kernel_size=3, padding=1)
-        groups = {"instance": options.width, "group": GROUPS, "none": 0}[options.norm]
-        self.norm = nn.GroupNorm(groups, options.width) if groups else nn.Identity()
+        self.norm = norm_layer(options.norm, options.width)
         pools = {"avg": nn.AvgPool2d(2), "max": nn.MaxPool2d(2), "none": nn.Identity()}
         self.pool = pools[options.pooling]
 
