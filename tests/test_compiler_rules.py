@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import pytest
@@ -18,6 +18,7 @@ from fieldkit.hq.compiler.capture import capture
 from fieldkit.hq.compiler.differentiation import gradients
 from fieldkit.hq.compiler.graph import Graph
 from fieldkit.hq.compiler.lowering import lower
+from fieldkit.hq.compiler.randomness import replayed
 from fieldkit.hq.compiler.rules import RULES
 
 pytestmark = pytest.mark.hq
@@ -46,24 +47,41 @@ def tensors(*shapes: tuple[int, ...], seed: int = 0) -> list[torch.Tensor]:
     return [torch.randn(shape, generator=generator) for shape in shapes]
 
 
+def draw(shapes: Iterable[Sequence[int]], seed: int = 0) -> list[np.ndarray]:
+    """Uniform randoms in [0, 1), float32, as the host draws them for a step."""
+    generator = np.random.default_rng(seed)
+    return [generator.random(tuple(shape), dtype=np.float32) for shape in shapes]
+
+
 def check(function: Callable, inputs: list[torch.Tensor], tolerance: float = 1e-4) -> None:
-    """Forward value and every gradient of ``function`` are torch's own."""
+    """Forward value and every gradient of ``function`` are torch's own.
+
+    A function that is a module has its parameters checked as well, and the buffers that it changes; its randoms are
+    drawn here, for both sides.
+    """
     probe = Probe(function, inputs)
     start = torch.zeros(1)
     graph = Graph("probe")
     names = [name for name, _ in probe.named_parameters()]
     values = [graph.input(name, "float32", tuple(each.shape), trains=True) for name, each in probe.named_parameters()]
+    buffers = {name: each for name, each in probe.named_buffers() if each.dtype == torch.float32}
     host = {"start": graph.input("start", "float32", (1,))}
+    host |= {name: graph.input(name, "float32", tuple(each.shape)) for name, each in buffers.items()}
     lowered = lower(capture(probe, {"start": start}), graph, host | dict(zip(names, values, strict=True)))
     slopes = gradients(graph, lowered.tape, lowered.outputs[0], values)
-    for name, value in zip(("loss", *names), (lowered.outputs[0], *slopes), strict=True):
+    changed = {name: value for name, value in lowered.buffers.items() if name in buffers}
+    for name, value in zip(("loss", *names, *changed), (lowered.outputs[0], *slopes, *changed.values()), strict=True):
         graph.output(f"out.{name}", value)
     session = open_session(graph.serialise(), "probe", threads=1)
-    feeds = {name: each.detach().numpy() for name, each in probe.named_parameters()} | {"start": np.zeros(1, "f")}
-    wanted = {each.name for each in session.get_inputs()}
+    given = [*probe.named_parameters(), *buffers.items(), ("start", start)]
+    feeds = {name: each.detach().numpy().copy() for name, each in given}
+    wanted = {each.name: each.shape for each in session.get_inputs()}
+    randoms = draw(shape for name, shape in wanted.items() if name.startswith("random."))
+    feeds |= {f"random.{index}": each for index, each in enumerate(randoms)}
     found = run_session(session, {name: each for name, each in feeds.items() if name in wanted}, "probe")
-    loss = probe(start)
-    expected = [loss, *torch.autograd.grad(loss, list(probe.parameters()))]
+    with replayed(randoms):
+        loss = probe(start)
+        expected = [loss, *torch.autograd.grad(loss, list(probe.parameters())), *(buffers[name] for name in changed)]
     for one, other in zip(found, expected, strict=True):
         other = other.detach().numpy()
         assert one.shape == other.shape

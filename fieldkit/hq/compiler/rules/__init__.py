@@ -4,8 +4,11 @@ A rule is one function in the file of its subject; ``call.py`` says what it take
 """
 
 from fieldkit.hq.compiler.rules import (
+    batch_norm,
     convolution,
+    dropout,
     elementwise,
+    layer_norm,
     linear,
     normalisation,
     pooling,
@@ -23,6 +26,9 @@ RULES: dict[str, Rule] = {
     **linear.RULES,
     **convolution.RULES,
     **normalisation.RULES,
+    **batch_norm.RULES,
+    **layer_norm.RULES,
+    **dropout.RULES,
     **pooling.RULES,
     **sampling.RULES,
 }

@@ -1,11 +1,22 @@
-"""Rules of layers that normalise by the statistics of their own input."""
+"""Rules of layers that normalise each image by itself, over groups of channels.
+
+With g = dy * weight, S1 = sum(g) and S2 = sum(g * (x - mean)) * rstd over the m values of an image's group,
+
+    dx = rstd * (g - S1 / m - (x - mean) * rstd * S2 / m):
+
+everything but dy and x is one number per image and channel (see ``batch_norm.py``).
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
+from fieldkit.hq.compiler.graph import Graph
 from fieldkit.hq.compiler.nodes import Value
+from fieldkit.hq.compiler.rules.batch_norm import batch_norm
 from fieldkit.hq.compiler.rules.call import Call, Pullback, Rule
+from fieldkit.hq.compiler.rules.standardisation import rescale, scale_cells, standardise, standardise_each, trains
 
 Made = tuple[Value, Pullback | None]
 
@@ -19,47 +30,98 @@ def group_norm(
     eps: float = 1e-5,
     _cudnn: bool = True,
 ) -> Made:
-    """(x - mean) * rstd over each image's groups of channels, then a scale and an offset per channel.
-
-    With c = x - mean, g = dy * weight, S1 = sum(g) and S2 = sum(g * c) over the m values of a group,
-    dx = rstd * (g - S1 / m - c * rstd^2 * S2 / m): everything but dy and c is one number per image and channel.
-    """
+    """(x - mean) * rstd over each image's groups of channels, then a scale and an offset per channel."""
+    if not trains(x, weight, bias):
+        return _without_gradient(call.graph, x, groups, (weight, bias), eps), None
     graph = call.graph
-    channels, pixels = x.size(1), math.prod(x.size(axis) for axis in range(2, x.rank))
+    batch, channels, pixels = x.size(0), x.size(1), math.prod(x.sizes[2:])
     per = channels // groups
-    count = graph.constant(1.0 / (per * pixels), "float32")
-    # Axes from here on: image, group, channel within the group, pixel.
-    wide = graph.reshape(x, (x.shape[0], groups, per, pixels))
-    centred = graph.op("Sub", wide, graph.mean(wide, [2, 3], keep=True))
-    # ReduceSumSquare would save a tensor, but takes four times as long as the two steps.
-    variance = graph.mean(graph.op("Mul", centred, centred), [2, 3], keep=True)
-    rstd = graph.op("Reciprocal", graph.op("Sqrt", graph.op("Add", variance, graph.constant(eps, "float32"))))
-    scale = graph.constant([[[[1.0]]]], "float32") if weight is None else graph.reshape(weight, (1, groups, per, 1))
-    gain = graph.op("Mul", rstd, scale)
-    y = graph.op("Mul", centred, gain)
-    if bias is not None:
-        y = graph.op("Add", y, graph.reshape(bias, (1, groups, per, 1)))
+    cells = graph.reshape(x, (1, batch * groups, per * pixels))
+    if per == 1:
+        y, moments = standardise(graph, cells, eps, *(_repeated(graph, each, batch) for each in (weight, bias)))
+    else:
+        standard, moments = standardise(graph, cells, eps)
+        y = scale_cells(graph, graph.reshape(standard, (batch, channels, pixels)), weight, bias)
 
     def pullback(gradient: Value) -> tuple[Value | None, ...]:
-        dy = graph.reshape(gradient, wide.shape)
+        # Axes from here on: image, group, channel within the group, pixel.
+        wide = (batch, groups, per, pixels)
+        dy, each_group = graph.reshape(gradient, wide), (batch, groups, 1, 1)
+        scale = None if weight is None else graph.reshape(weight, (1, groups, per, 1))
+        rstd, mean = graph.reshape(moments.rstd(graph), each_group), graph.reshape(moments.mean, each_group)
         sums = graph.sum(dy, [3], keep=True)
-        products = graph.sum(graph.op("Mul", dy, centred), [3], keep=True)
-        first = graph.op("Mul", graph.sum(graph.op("Mul", sums, scale), [2], keep=True), count)
-        second = graph.op("Mul", graph.sum(graph.op("Mul", products, scale), [2], keep=True), count)
-        slope = graph.op("Mul", graph.op("Mul", graph.op("Mul", rstd, rstd), rstd), second)
-        moved = graph.op("Add", graph.op("Mul", centred, slope), graph.op("Mul", rstd, first))
-        dx = graph.op("Sub", graph.op("Mul", dy, gain), moved)
-        dweight = graph.sum(graph.op("Mul", products, rstd), [0], keep=False)
+        products = graph.sum(graph.op("Mul", dy, graph.reshape(x, wide)), [3], keep=True)
+        along = graph.op("Mul", graph.op("Sub", products, graph.op("Mul", sums, mean)), rstd)
+        share = graph.op("Mul", rstd, graph.constant(-1.0 / (per * pixels), "float32"))
+        level, slope = (
+            graph.reshape(graph.op("Mul", share, _over_group(graph, each, scale)), (batch * groups,))
+            for each in (sums, along)
+        )
+        moved = graph.reshape(rescale(graph, cells, moments, slope, level), wide)
+        gain = rstd if scale is None else graph.op("Mul", rstd, scale)
         return (
-            graph.reshape(dx, x.shape),
+            graph.reshape(graph.op("Add", graph.op("Mul", dy, gain), moved), x.shape),
             None,
-            None if weight is None else graph.reshape(dweight, weight.shape),
+            None if weight is None else graph.reshape(graph.sum(along, [0], keep=False), weight.shape),
             None if bias is None else graph.reshape(graph.sum(sums, [0], keep=False), bias.shape),
         )
 
     return graph.reshape(y, x.shape), pullback
 
 
+def _without_gradient(graph: Graph, x: Value, groups: int, affine: Sequence[Value | None], eps: float) -> Value:
+    """Group normalisation where nothing trains, which also takes a free batch."""
+    channels, pixels = x.size(1), math.prod(x.size(axis) for axis in range(2, x.rank))
+    cells = graph.reshape(x, (x.shape[0], groups, channels // groups * pixels))
+    if groups == channels:
+        return graph.reshape(standardise_each(graph, cells, eps, *affine), x.shape)
+    standard = graph.reshape(standardise_each(graph, cells, eps), (x.shape[0], channels, pixels))
+    return graph.reshape(scale_cells(graph, standard, *affine), x.shape)
+
+
+def _repeated(graph: Graph, x: Value | None, times: int) -> Value | None:
+    """A number per channel as one per image and channel."""
+    return None if x is None else graph.op("Tile", x, graph.constant([times], "int64"))
+
+
+def _over_group(graph: Graph, x: Value, scale: Value | None) -> Value:
+    """The sum over each group's channels of what was summed over their pixels, weighted by ``scale``."""
+    return graph.sum(x if scale is None else graph.op("Mul", x, scale), [2], keep=True)
+
+
+def instance_norm(
+    call: Call,
+    x: Value,
+    weight: Value | None,
+    bias: Value | None,
+    mean: Value | None,
+    variance: Value | None,
+    by_input: bool,
+    momentum: float,
+    eps: float,
+    _cudnn: bool,
+) -> Made:
+    """Each image's channels by themselves; with running statistics that are frozen, a batch normalisation by them."""
+    if not by_input:
+        return batch_norm(call, x, weight, bias, mean, variance, False, momentum, eps)
+    if mean is not None:
+        raise call.refuse(
+            "instance normalisation that updates running statistics",
+            "track_running_stats=False",
+            "leave track_running_stats off, or use batch normalisation",
+        )
+    y, back = group_norm(call, x, x.size(1), weight, bias, eps)
+    if back is None:
+        return y, None
+
+    def pullback(dy: Value) -> tuple[Value | None, ...]:
+        dx, _, *rest = back(dy)
+        return (dx, *rest)  # type: ignore[arg-type]
+
+    return y, pullback
+
+
 RULES: dict[str, Rule] = {
     "aten.group_norm.default": group_norm,
+    "aten.instance_norm.default": instance_norm,
 }
