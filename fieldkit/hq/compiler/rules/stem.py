@@ -22,14 +22,14 @@ import numpy as np
 
 from fieldkit.hq.compiler.nodes import Value
 from fieldkit.hq.compiler.rules.call import Call, Pullback
-from fieldkit.hq.compiler.rules.convolution import kernel_matrix, kernel_of_matrix, patches, window_of
+from fieldkit.hq.compiler.rules.window import kernel_matrix, kernel_of_matrix, patches, window_of
 
 
 def applies(convolution: Sequence[Any], normalisation: Sequence[Any]) -> bool:
     """Whether these two calls, by their arguments, are such first layers."""
     x, weight, _bias, stride, padding, dilation, groups = convolution
     channels, scale, offset = normalisation[1:4]
-    if x.trains or not weight.trains or scale is None or offset is None or groups != 1:
+    if x.rank != 4 or x.trains or not weight.trains or scale is None or offset is None or groups != 1:
         return False
     size = window_of(weight, stride, padding, dilation)
     height, width = size.output(x.size(2), x.size(3))
