@@ -89,15 +89,15 @@ class _Replay(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _bernoulli(
-    replay: _Replay, function: Any, x: torch.Tensor, chance: float | torch.Tensor | None = None, **_generator: Any
+    replay: _Replay, function: Any, x: torch.Tensor, chance: float | torch.Tensor = 0.5, **_generator: Any
 ) -> torch.Tensor:
-    """1 with the given chance, by default that in ``x`` itself."""
-    chance = x if chance is None else chance
-    if isinstance(chance, torch.Tensor):
-        limit: torch.Tensor | float = 1.0 - chance.detach()
-    else:
-        limit = threshold(chance)
+    """1 with the given chance; torch leaves out the schema's default, 0.5."""
+    limit = 1.0 - chance.detach() if isinstance(chance, torch.Tensor) else threshold(chance)
     return (replay.take(function, x) >= limit).to(x.dtype)
+
+
+def _bernoulli_of_chances(replay: _Replay, function: Any, x: torch.Tensor, **_generator: Any) -> torch.Tensor:
+    return _bernoulli(replay, function, x, x)
 
 
 def _uniform(
@@ -132,7 +132,7 @@ def _in_place(made: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
 
 
 _REPLACEMENTS: dict[str, Callable[..., Any]] = {
-    "aten.bernoulli.default": _bernoulli,
+    "aten.bernoulli.default": _bernoulli_of_chances,
     "aten.bernoulli.p": _bernoulli,
     "aten.bernoulli.Tensor": _bernoulli,
     "aten.bernoulli_.float": _in_place(_bernoulli),
