@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
+from torch import nn
 
 from fieldkit.bundle.radiometry import Radiometry
 from fieldkit.bundle.recipe import Initial
 from fieldkit.bundle.weights import initial_weights
-from fieldkit.errors import UsageError
+from fieldkit.errors import ProgramError, UsageError
 from fieldkit.hq.models import ARCHITECTURES, build_model, check_options, model_options
 from fieldkit.hq.models.convnet import ConvNetOptions
-from fieldkit.hq.models.laws import load_weights, parameter_tensors
+from fieldkit.hq.models.laws import carried_buffers, load_weights, parameter_tensors
 from fieldkit.hq.models.normalisation import Normalise
 
 pytestmark = pytest.mark.hq
@@ -105,6 +106,146 @@ def test_first_weights_follow_torchs_own_laws():
             if each.size > 500:
                 assert np.abs(values).max() > 0.95 * number
                 assert values.std() == pytest.approx(drawn[each.name].std(), rel=0.1)
+
+
+def one(values: torch.Tensor) -> torch.nn.Module:
+    """A module with one parameter of its own."""
+    module = torch.nn.Module()
+    module.own = torch.nn.Parameter(values)
+    return module
+
+
+def law(values: torch.Tensor) -> tuple[str, float]:
+    (tensor,) = parameter_tensors(one(values))
+    return tensor.law
+
+
+LAYERS = {
+    "convolution": lambda: nn.Conv2d(6, 30, 3, groups=3),
+    "transposed convolution": lambda: nn.ConvTranspose2d(30, 6, 3, groups=2),
+    "convolution over one axis": lambda: nn.Conv1d(16, 40, 5),
+    "linear": lambda: nn.Linear(50, 60),
+    "attention": lambda: nn.MultiheadAttention(24, 4),
+    "attention of other widths": lambda: nn.MultiheadAttention(24, 4, kdim=12, vdim=16),
+    "embedding": lambda: nn.Embedding(50, 30),
+}
+
+
+@pytest.mark.parametrize("build", LAYERS.values(), ids=LAYERS)
+def test_layers_of_torch_follow_its_laws_exactly(build):
+    torch.manual_seed(0)
+    module = build()
+    often = {name: [] for name, _ in module.named_parameters()}
+    for _ in range(40):
+        fresh = dict(build().named_parameters())
+        for name, values in often.items():
+            values.append(fresh[name].detach().numpy())
+    tensors = parameter_tensors(module)
+    drawn = [initial_weights(tensors, Initial(), seed) for seed in range(40)]
+    for each in tensors:
+        own, ours = np.stack(often[each.name]), np.stack([weights[each.name] for weights in drawn])
+        kind, number = each.law
+        if kind == "uniform":
+            assert np.abs(own).max() == pytest.approx(number, rel=0.03)
+            assert np.abs(own).max() <= number
+        assert ours.std() == pytest.approx(own.std(), rel=0.03)
+        assert ours.mean() == pytest.approx(own.mean(), abs=0.3 * float(own.std()) + 1e-9)
+        if kind != "constant":
+            # The table says it, not the sample: the same law comes out of another.
+            torch.manual_seed(7)
+            again = {tensor.name: tensor.law for tensor in parameter_tensors(build())}
+            assert again[each.name] == each.law
+
+
+NORMS = [
+    lambda: nn.GroupNorm(2, 4),
+    lambda: nn.BatchNorm2d(4),
+    lambda: nn.BatchNorm1d(4),
+    lambda: nn.LayerNorm(4),
+    lambda: nn.InstanceNorm2d(4, affine=True),
+    lambda: nn.RMSNorm(4),
+]
+
+
+@pytest.mark.parametrize("build", NORMS)
+def test_normalisations_start_at_1_and_0(build):
+    laws = {each.name: each.law for each in parameter_tensors(build())}
+    assert laws == {"weight": ("constant", 1.0), "bias": ("constant", 0.0)} or laws == {"weight": ("constant", 1.0)}
+    assert parameter_tensors(nn.PReLU(init=0.1))[0].law == ("constant", 0.1)
+
+
+def test_an_init_of_ones_own_is_measured():
+    torch.manual_seed(0)
+    layer = nn.Conv2d(8, 64, 3)
+    nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+    nn.init.zeros_(layer.bias)
+    weight, bias = parameter_tensors(layer)
+    assert weight.law == ("normal", pytest.approx((2 / (64 * 9)) ** 0.5, rel=0.05))
+    assert bias.law == ("constant", 0.0)
+    nn.init.kaiming_uniform_(layer.weight)
+    bound = (6 / (8 * 9)) ** 0.5
+    assert parameter_tensors(layer)[0].law == ("uniform", pytest.approx(bound, rel=0.01))
+
+
+@pytest.mark.parametrize("count", [400, 4000])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_tensor_of_no_known_layer_is_measured(count, seed):
+    torch.manual_seed(seed)
+    few = 3 / (2 * count) ** 0.5
+    assert law(torch.randn(count) * 0.02) == ("normal", pytest.approx(0.02, rel=few))
+    assert law(torch.rand(count) * 0.6 - 0.3) == ("uniform", pytest.approx(0.3, rel=few))
+    cut = nn.init.trunc_normal_(torch.empty(count), std=0.5, a=-1.0, b=1.0)
+    assert law(cut) == ("normal", pytest.approx(0.44, rel=2 * few))
+    assert law(torch.full((count,), 1e-6)) == ("constant", 1e-6)
+
+
+def test_values_around_another_number_become_that_number_or_are_refused():
+    torch.manual_seed(0)
+    scales = 0.1 + 0.1 * torch.randn(64)
+    assert law(scales) == ("constant", pytest.approx(scales.square().mean().sqrt().item(), rel=0.01))
+    assert law(-3 + 0.02 * torch.randn(30, 20)) == ("constant", pytest.approx(-3, rel=0.01))
+    with pytest.raises(ProgramError, match=r"own: .*no law.*mean 0\.\d+, standard deviation"):
+        law(torch.rand(30, 20))
+
+
+def test_one_value_and_few_values_have_laws():
+    assert law(torch.tensor(2.5)) == ("constant", 2.5)
+    assert law(torch.tensor([0.5])) == ("constant", 0.5)
+    kind, number = law(torch.tensor([-0.5, 0.5, 0.25]))
+    assert (kind, number) == ("uniform", pytest.approx(0.667, rel=0.01))
+
+
+def test_frozen_parameters_keep_their_values():
+    layer = nn.Linear(3, 2)
+    layer.weight.requires_grad_(False)
+    assert [each.name for each in parameter_tensors(layer)] == ["bias"]
+
+
+def test_running_statistics_are_carried_and_nothing_else():
+    class Own(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("running_mean", torch.zeros(3))
+
+    layers = [nn.Conv2d(3, 5, 1), nn.BatchNorm2d(5), nn.BatchNorm2d(5, track_running_stats=False), Own()]
+    model = nn.Sequential(*layers, nn.Sequential(nn.BatchNorm1d(2, affine=False)))
+    assert [(each.name, each.shape, each.law) for each in carried_buffers(model)] == [
+        ("1.running_mean", (5,), ("constant", 0.0)),
+        ("1.running_var", (5,), ("constant", 1.0)),
+        ("4.0.running_mean", (2,), ("constant", 0.0)),
+        ("4.0.running_var", (2,), ("constant", 1.0)),
+    ]
+    names = [each.name for each in parameter_tensors(model)]
+    assert names == [name for name, _ in model.named_parameters()]
+
+
+def test_loaded_statistics_are_the_modules():
+    model = build_model("convnet", {"depth": 1, "width": 2, "norm": "batch"}, (1, 4, 4), 2)
+    tensors = (*parameter_tensors(model), *carried_buffers(model))
+    weights = initial_weights(tensors, Initial(), 5) | {"blocks.0.norm.running_var": np.float32([2, 3])}
+    load_weights(model, weights)
+    for name, values in weights.items():
+        np.testing.assert_array_equal(model.state_dict()[name].numpy(), values)
 
 
 def test_loaded_weights_are_the_modules():

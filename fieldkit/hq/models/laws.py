@@ -5,9 +5,10 @@ with a = sqrt(5)), the joined projections of its attention at Glorot & Bengio's 
 
 All else is measured on the freshly built module: values that are all equal are a constant; otherwise the law is uniform
 or normal around 0, whichever their largest value in standard deviations points to.  Its limits: a tensor of fewer than
-about twenty values may be taken for the other law, at the same spread; of a start with a structure (orthogonal,
-identity, sparse, parts of different spread) only the spread is kept; values around another number than 0 become that
-number if they hardly differ from it, and are refused otherwise.
+about a hundred values may be taken for the other law, at the same spread; of a start with a structure (orthogonal,
+identity, sparse, parts of different spread) only the spread is kept.  Values around another number than 0 become one
+number of their root mean square where they are one per channel (RepVGG's scales) or hardly differ; a matrix of them is
+refused, since equal weights would stay equal.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ def load_weights(module: nn.Module, weights: Mapping[str, Array]) -> None:
 
 def _law(module: nn.Module, name: str, parameter: torch.Tensor) -> Law:
     path, _, own = name.rpartition(".")
-    values = parameter.detach().cpu().numpy().reshape(-1)
+    values = parameter.detach().cpu().numpy()
     usual = _usual(module.get_submodule(path), own)
     if usual is not None and _fits(usual, values):
         return usual
@@ -107,11 +108,11 @@ def _fits(law: Law, values: Array) -> bool:
 def _measured(name: str, values: Array) -> Law:
     if values.min() == values.max():
         # The shortest number that gives the same float32.
-        return ("constant", float(str(values[0])))
+        return ("constant", float(str(values.flat[0])))
     mean, spread = float(values.mean(dtype=np.float64)), float(values.std(dtype=np.float64))
     if abs(mean) > max(SMALL * spread, ERRORS * spread / math.sqrt(values.size)):
-        if spread <= SMALL * abs(mean):
-            return ("constant", _rounded(mean))
+        if max(values.shape) == values.size or spread <= SMALL * abs(mean):
+            return ("constant", _rounded(math.copysign(_size(values), mean)))
         raise ProgramError(
             "the first values of this tensor follow no law that a bundle can hold",
             where=name,
