@@ -74,17 +74,55 @@ def _values_per_channel(x: Value) -> int:
     return math.prod(x.sizes) // x.size(1)
 
 
-def _by_batch(call: Call, x: Value, weight: Value | None, bias: Value | None, eps: float) -> tuple[Value, _Norm]:
-    y, moments = standardise(call.graph, x, eps, weight, bias)
-    return y, _Norm(call.graph, x, weight, bias, moments, measured=True)
+def _written(
+    call: Call,
+    x: Value,
+    affine: tuple[Value | None, Value | None],
+    running: tuple[Value | None, Value | None],
+    training: bool,
+    eps: float,
+) -> tuple[Value, _Norm]:
+    """Batch normalisation that changes no running statistics: frozen, or without them."""
+    mean, variance = running
+    if mean is None or variance is None:
+        return _by_batch(call.graph, x, affine, eps)
+    if training:
+        raise call.refuse(
+            "running statistics that a function updates",
+            "a module that owns them, or none",
+            "use torch.nn.BatchNorm2d, or pass None for running_mean and running_var",
+        )
+    return _by_moments(call.graph, x, affine, Moments(mean, variance, eps), measured=False)
 
 
-def _frozen(call: Call, x: Value, weight: Value | None, bias: Value | None, moments: Moments) -> tuple[Value, _Norm]:
+def _by_batch(graph: Graph, x: Value, affine: tuple[Value | None, Value | None], eps: float) -> tuple[Value, _Norm]:
+    if isinstance(x.shape[0], str):
+        return _by_moments(graph, x, affine, _moments(graph, x, eps), measured=True)
+    y, moments = standardise(graph, x, eps, *affine)
+    return y, _Norm(graph, x, *affine, moments, measured=True)
+
+
+def _moments(graph: Graph, x: Value, eps: float) -> Moments:
+    """Mean and variance of each channel, for a free batch too."""
+
+    def averaged(x: Value) -> Value:
+        return graph.mean(graph.mean(x, list(range(2, x.rank)), keep=True), [0], keep=True)
+
+    mean = averaged(x)
+    centred = graph.op("Sub", x, mean)
+    variance = averaged(graph.op("Mul", centred, centred))
+    return Moments(graph.reshape(mean, (x.size(1),)), graph.reshape(variance, (x.size(1),)), eps)
+
+
+def _by_moments(
+    graph: Graph, x: Value, affine: tuple[Value | None, Value | None], moments: Moments, *, measured: bool
+) -> tuple[Value, _Norm]:
     """One affine map per channel, in the form that onnxruntime folds into a convolution before it."""
-    graph = call.graph
-    scale = filled(graph, 1.0, x.size(1)) if weight is None else weight
-    offset = filled(graph, 0.0, x.size(1)) if bias is None else bias
-    return rescale(graph, x, moments, scale, offset), _Norm(graph, x, weight, bias, moments, measured=False)
+    scale, offset = (
+        filled(graph, number, x.size(1)) if each is None else each
+        for each, number in zip(affine, (1.0, 0.0), strict=True)
+    )
+    return rescale(graph, x, moments, scale, offset), _Norm(graph, x, *affine, moments, measured)
 
 
 def batch_norm(
@@ -99,17 +137,7 @@ def batch_norm(
     eps: float,
     _cudnn: bool = False,
 ) -> Made:
-    """Batch normalisation that changes no running statistics: frozen, or without them."""
-    if mean is not None and variance is not None and not training:
-        y, norm = _frozen(call, x, weight, bias, Moments(mean, variance, eps))
-        return y, norm.pullback
-    if mean is not None or variance is not None:
-        raise call.refuse(
-            "running statistics that a function updates",
-            "a module that owns them, or none",
-            "use torch.nn.BatchNorm2d, or pass None for running_mean and running_var",
-        )
-    y, norm = _by_batch(call, x, weight, bias, eps)
+    y, norm = _written(call, x, (weight, bias), (mean, variance), training, eps)
     return y, norm.pullback
 
 
@@ -124,13 +152,16 @@ def native_batch_norm(
     _momentum: float,
     eps: float,
 ) -> MadeThree:
-    """As ``batch_norm``, with the batch's mean and 1 / std beside it; frozen, torch leaves these two empty."""
-    y, pullback = batch_norm(call, x, weight, bias, mean, variance, training, _momentum, eps)
-    if mean is not None:
-        empty = call.graph.constant(np.zeros(0), "float32")
-        return (y, empty, empty), pullback
-    _, moments = standardise(call.graph, x, eps, weight, bias)
-    return (y, stopped(moments.mean), stopped(moments.rstd(call.graph))), pullback
+    """As ``batch_norm``, with the batch's mean and 1 / std beside it; frozen, torch leaves these empty."""
+    y, norm = _written(call, x, (weight, bias), (mean, variance), training, eps)
+    return (y, *_saved(call.graph, norm)), norm.pullback
+
+
+def _saved(graph: Graph, norm: _Norm) -> tuple[Value, Value]:
+    if norm.measured:
+        return stopped(norm.moments.mean), stopped(norm.moments.rstd(graph))
+    empty = graph.constant(np.zeros(0), "float32")
+    return empty, empty
 
 
 def batch_norm_of_batch(
@@ -178,17 +209,15 @@ def batch_norm_carrying(
     count = _values_per_channel(x)
     if count == 1:
         raise call.refuse("one value per channel", "two or more", "use a larger batch or a larger image")
-    y, norm = _by_batch(call, x, weight, bias, eps)
-    moments = norm.moments
+    y, norm = _by_batch(graph, x, (weight, bias), eps)
 
     def carried(running: Value, now: Value, share: float) -> Value:
         kept = graph.op("Mul", running, graph.constant(1.0 - momentum, "float32"))
         return stopped(graph.op("Add", kept, graph.op("Mul", now, graph.constant(share, "float32"))))
 
-    new_mean = carried(mean, moments.mean, momentum)
-    new_variance = carried(variance, moments.variance, momentum * count / (count - 1))
-    saved = stopped(moments.mean), stopped(moments.rstd(graph))
-    return (y, *saved, new_mean, new_variance), norm.pullback
+    new_mean = carried(mean, norm.moments.mean, momentum)
+    new_variance = carried(variance, norm.moments.variance, momentum * count / (count - 1))
+    return (y, *_saved(graph, norm), new_mean, new_variance), norm.pullback
 
 
 RULES: dict[str, Rule] = {

@@ -47,7 +47,7 @@ def layer_norm(
         return graph.reshape(_affine(graph, standard, weight, bias), x.shape), None
     standard, moments = standardise(graph, graph.reshape(x, shape), eps)
 
-    def pullback(gradient: Value) -> tuple[Value | None, ...]:
+    def pullback(gradient: Value, *_statistics: Value | None) -> tuple[Value | None, ...]:
         dy = graph.reshape(gradient, shape)
         products = graph.op("Mul", dy, standard)
         rstd = moments.rstd(graph)
