@@ -39,7 +39,7 @@ KINDS = [
     ("mlp", {"norm": "batch", "activation": "tanh", "depth": 1}),
     ("mobilenet", {"norm": "batch", "activation": "silu", "squeeze": False}),
     ("mobilenet", {"stride": 2}),
-    ("resnet", {"norm": "batch", "shortcut": "projection"}),
+    ("resnet", {"norm": "batch", "shortcut": "padded"}),
     ("resnet", {"norm": "instance", "depth": 14}),
     ("vit", {"pool": "token", "dropout": 0.1, "drop_path": 0.3}),
     ("vit", {"patch": 3, "ratio": 1}),
@@ -139,7 +139,7 @@ def test_options_that_nobody_names_follow_from_the_image(size, stride, patch):
 
 
 def test_the_resnet_of_20_layers_is_the_papers():
-    model = build_model("resnet", ResNetOptions(depth=20, norm="batch"), (3, 32, 32), 10)
+    model = build_model("resnet", ResNetOptions(depth=20, norm="batch", shortcut="padded"), (3, 32, 32), 10)
     assert sum(each.numel() for each in model.parameters()) == 269_722
 
 

@@ -17,7 +17,7 @@ from fieldkit.errors import UsageError
 from fieldkit.hq.models.norms import check_norm, norm_layer
 from fieldkit.hq.models.options import check_kind, check_whole
 
-SHORTCUTS = ("padded", "projection")
+SHORTCUTS = ("projection", "padded")
 STAGES = 3
 # With instance normalisation the last stage, at a quarter of the size, must keep more than one pixel.
 SMALLEST_FOR_INSTANCE = 5
@@ -30,14 +30,14 @@ class ResNetOptions:
     depth: layers with weights, 6n + 2: 8, 14, 20 have 1, 2, 3 blocks a stage.
     width: channels of the first stage; the others have twice and four times as many.
     norm: "group" (four groups), "instance" (a group per channel) or "batch".
-    shortcut: past a block that halves the size, "padded" (every other pixel, and zeros for the new channels: option A
-    of the paper) or "projection" (a convolution 1x1 and a normalisation: option B).
+    shortcut: past a block that halves the size, "projection" (a convolution 1x1 and a normalisation: option B of the
+    paper) or "padded" (every other pixel, and zeros for the new channels: option A, without weights but slower).
     """
 
     depth: int = 8
     width: int = 16
     norm: str = "group"
-    shortcut: str = "padded"
+    shortcut: str = "projection"
 
     def __post_init__(self) -> None:
         check_whole("resnet depth", self.depth, 8)
