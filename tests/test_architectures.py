@@ -16,7 +16,7 @@ from fieldkit.bundle.recipe import Initial, Schedule
 from fieldkit.bundle.weights import initial_weights
 from fieldkit.cli.build import recipe
 from fieldkit.errors import ProgramError, UsageError
-from fieldkit.hq.compiler import Data, Sgd, compile_recipe
+from fieldkit.hq.compiler import Data, Sgd, compile_model, compile_recipe
 from fieldkit.hq.compiler.scopes import trained_parameters
 from fieldkit.hq.models import ARCHITECTURES, build_model, check_options, description, model_options, recipe_name
 from fieldkit.hq.models.features import features_of
@@ -379,3 +379,19 @@ def test_first_weights_of_every_architecture_can_be_drawn():
             own = dict(model.named_parameters())[each.name].detach().numpy()
             if own.size > 500:
                 assert np.std(drawn[each.name]) == pytest.approx(np.std(own), rel=0.15), each
+
+
+def test_a_parameter_that_is_frozen_for_good_is_a_constant_of_the_programs():
+    class Half(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.trunk = nn.Conv2d(3, 4, 3)
+            self.trunk.weight.requires_grad_(False)
+            self.head = nn.Linear(4, 3)
+
+        def forward(self, images):
+            return self.head(self.trunk(images).mean((2, 3)))
+
+    schedule = Schedule(5, 4, rate=0.01)
+    made = compile_model(Half(), {"name": "half"}, DATA, optimiser=Sgd(0.9), schedule=schedule)
+    assert [each.name for each in made.recipe.parameters] == ["trunk.bias", "head.weight", "head.bias"]
