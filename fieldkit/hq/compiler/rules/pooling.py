@@ -1,120 +1,205 @@
-"""Rules of pooling over height and width, in tiles that do not overlap."""
+"""Rules of pooling over one or two axes: averages and maxima of windows, and of a fixed number of parts.
+
+What lies over one axis is compiled as an image of one row.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
 
-import numpy as np
+import torch
 
-from fieldkit.hq.compiler.graph import Graph
-from fieldkit.hq.compiler.nodes import Value
+from fieldkit.hq.compiler.nodes import Dim, Value
+from fieldkit.hq.compiler.rules import maxima, separable, tiles
 from fieldkit.hq.compiler.rules.call import Call, Pullback, Rule
+from fieldkit.hq.compiler.rules.window import Pair, Window, pair
 
 Made = tuple[Value, Pullback | None]
-
-# Above this width the product that averages does too much arithmetic for what it saves in memory traffic.
-PRODUCT_WIDTH = 64
+Numbers = Sequence[int]
+Averaging = Callable[[torch.Tensor], torch.Tensor]
 
 
 def average(
     call: Call,
     x: Value,
-    kernel: Sequence[int],
-    stride: Sequence[int] = (),
-    padding: Sequence[int] = (0, 0),
+    kernel: Numbers,
+    stride: Numbers = (),
+    padding: Numbers = (0,),
     ceil: bool = False,
-    _count_padding: bool = True,
-    _divisor: int | None = None,
+    count_padding: bool = True,
+    divisor: int | None = None,
 ) -> Made:
-    if _divisor is not None:
-        raise call.refuse(f"divisor {_divisor}", "the size of the kernel", "scale the result instead")
-    tile = _tile(call, kernel, stride, padding, ceil)
+    """The mean of each window of x [n, c, h, w], or its sum divided by ``divisor``."""
+    window = _window(call, x, kernel, stride, padding, (1,))
+    if not any((*window.before, *window.after)) and window.kernel == window.stride and divisor is None:
+        return _average_of_tiles(call, x, window.kernel)
+    if not x.trains and not ceil and divisor is None:
+        settings = {"kernel_shape": list(window.kernel), "strides": list(window.stride)}
+        # The padding on both sides counts, whether or not the last window reaches it.
+        pads = _both(call, padding, 0) * 2
+        y = call.graph.op("AveragePool", _images(call, x), **settings, pads=pads, count_include_pad=int(count_padding))
+        return call.graph.reshape(y, call.shape), None
+
+    def averaging(axis: int, share: int | None) -> Averaging:
+        sizes = ((1, each[axis]) for each in (window.kernel, window.stride))
+        pads = (0, window.before[axis])
+        return lambda eye: torch.ops.aten.avg_pool2d(eye, *sizes, pads, ceil, count_padding, share)
+
+    # A divisor divides once, not along each axis.
+    return _product(call, x, averaging(0, None if divisor is None else 1), averaging(1, divisor))
+
+
+def _average_of_tiles(call: Call, x: Value, tile: Pair) -> Made:
     graph = call.graph
-    y = _averaged(graph, x, tile)
+    images = _images(call, x)
+    y = tiles.averaged(graph, images, tile)
 
-    def pullback(dy: Value) -> tuple[Value]:
+    def pullback(gradient: Value) -> tuple[Value]:
+        dy = graph.reshape(gradient, y.shape)
         share = graph.op("Mul", dy, graph.constant(1.0 / (tile[0] * tile[1]), "float32"))
-        return (_spread(graph, share, tile, x),)
+        return (graph.reshape(tiles.spread_over(graph, share, tile, images), x.shape),)
 
-    return y, pullback
+    return graph.reshape(y, call.shape), pullback
 
 
-def _averaged(graph: Graph, x: Value, tile: tuple[int, int]) -> Value:
-    """The mean of each tile.
+def _product(call: Call, x: Value, vertical: Averaging, horizontal: Averaging) -> Made:
+    """An average that is one along each axis, as torch does them."""
+    graph = call.graph
+    images = _images(call, x)
+    rows, columns = separable.matrix(vertical, images.size(2)), separable.matrix(horizontal, images.size(3))
+    y = separable.apply(graph, images, rows, columns)
 
-    In a train step the rows of one row of tiles, laid end to end, are multiplied by a constant matrix: a third faster
-    than AveragePool, for which onnxruntime reorders the whole tensor first.
-    """
-    height, width = x.size(2), x.size(3)
-    if not x.trains or width > PRODUCT_WIDTH or height % tile[0] or width % tile[1]:
-        return graph.op("AveragePool", x, kernel_shape=list(tile), strides=list(tile))
-    rows, columns = height // tile[0], width // tile[1]
-    across = np.kron(np.eye(columns), np.full((tile[1], 1), 1.0 / (tile[0] * tile[1])))
-    matrix = graph.constant(np.tile(across, (tile[0], 1)), "float32")
-    bands = graph.reshape(x, (*x.shape[:2], rows, tile[0] * width))
-    return graph.op("MatMul", bands, matrix)
+    def pullback(gradient: Value) -> tuple[Value]:
+        dy = graph.reshape(gradient, y.shape)
+        return (graph.reshape(separable.apply(graph, dy, rows.T, columns.T), x.shape),)
+
+    return graph.reshape(y, call.shape), pullback
+
+
+def adaptive_average(call: Call, x: Value, _size: Numbers) -> Made:
+    """The means of as many parts as the output has places; parts of a size that does not divide overlap."""
+    tile = _parts(call, x)
+    if tile is not None:
+        return _average_of_tiles(call, x, tile)
+    height, width = _output(call)
+
+    def averaging(count: int) -> Averaging:
+        return lambda eye: torch.ops.aten._adaptive_avg_pool2d(eye, (1, count))
+
+    return _product(call, x, averaging(height), averaging(width))
 
 
 def maximum(
     call: Call,
     x: Value,
-    kernel: Sequence[int],
-    stride: Sequence[int] = (),
-    padding: Sequence[int] = (0, 0),
-    dilation: Sequence[int] = (1, 1),
-    ceil: bool = False,
+    kernel: Numbers,
+    stride: Numbers = (),
+    padding: Numbers = (0,),
+    dilation: Numbers = (1,),
+    _ceil: bool = False,
 ) -> Made:
     """The gradient goes to the first of equal maxima, as torch does."""
-    if any(each != 1 for each in dilation):
-        raise call.refuse(f"dilation {list(dilation)}", "dilation 1", "pool without dilation")
-    tile = _tile(call, kernel, stride, padding, ceil)
+    return _maximum(call, x, _window(call, x, kernel, stride, padding, dilation))
+
+
+def _maximum(call: Call, x: Value, window: Window) -> Made:
     graph = call.graph
-    attributes = {"kernel_shape": list(tile), "strides": list(tile)}
-    if not x.trains:
-        return graph.op("MaxPool", x, **attributes), None
-    y, places = graph.ops("MaxPool", x, count=2, **attributes)
+    images = _images(call, x)
+    if not maxima.is_filled(images.size(2), images.size(3), window):
+        raise call.refuse("a window in the padding alone", "windows that reach the image", "pad less")
+    y = maxima.pooled(graph, images, window)
 
-    def pullback(dy: Value) -> tuple[Value]:
-        return (graph.op("Mul", _spread(graph, dy, tile, x), _chosen(graph, places, tile, x)),)
+    def pullback(gradient: Value) -> tuple[Value]:
+        dy = graph.reshape(gradient, y.shape)
+        return (graph.reshape(maxima.gradient(graph, dy, images, y, window), x.shape),)
 
-    return y, pullback
-
-
-def _chosen(graph: Graph, places: Value, tile: tuple[int, int], x: Value) -> Value:
-    """1 at the places that MaxPool chose and 0 elsewhere, in the shape of x.
-
-    A comparison of each place's number with the chosen one, because a scatter runs on one core.
-    """
-    height, width = x.size(2), x.size(3)
-    # MaxPool numbers places through the whole batch; within one image and channel float32 holds them exactly.
-    number = graph.op("Mod", places, graph.constant(height * width, "int64"))
-    chosen = _spread(graph, graph.cast(number, "float32"), tile, x)
-    own = graph.constant(np.arange(height * width).reshape(height, width), "float32")
-    return graph.cast(graph.op("Equal", chosen, own), "float32")
+    return graph.reshape(y, call.shape), pullback
 
 
-def _tile(
-    call: Call, kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int], ceil: bool
-) -> tuple[int, int]:
-    """Height and width of the tiles; a pooling that overlaps or pads is refused."""
-    size = (int(kernel[0]), int(kernel[-1]))
-    step = (int(stride[0]), int(stride[-1])) if stride else size
-    if step != size or any(padding) or ceil:
-        found = f"kernel {size}, stride {step}, padding {tuple(padding)}, ceil_mode {ceil}"
-        raise call.refuse(found, "stride equal to the kernel and no padding", "pool without overlap or padding")
-    return size
+def maximum_and_places(call: Call, x: Value, *settings: Any) -> tuple[tuple[Value, Value], Pullback | None]:
+    """``maximum`` with the place of each maximum in its image beside it."""
+    call = replace(call, result=call.result[0])
+    return _with_places(call, x, _window(call, x, *settings[:4]))
 
 
-def _spread(graph: Graph, tiles: Value, tile: tuple[int, int], like: Value) -> Value:
-    """Each tile's number at each of its places, and zeros beyond the last whole tile."""
-    scales = graph.constant([1.0, 1.0, *tile], "float32")
-    settings = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
-    wide = tiles if tile == (1, 1) else graph.op("Resize", tiles, None, scales, **settings)
-    missing = [like.size(2) - wide.size(2), like.size(3) - wide.size(3)]
-    return graph.pad(wide, [2, 3], [0, 0], missing)
+def adaptive_maximum(call: Call, x: Value, _size: Numbers) -> tuple[tuple[Value, Value], Pullback | None]:
+    """The maxima of as many parts as the output has places, and where they lie."""
+    call = replace(call, result=call.result[0])
+    tile = _parts(call, x)
+    if tile is None:
+        found = f"{_output(call)} parts of {_sizes(call, x)} pixels"
+        raise call.refuse(found, "parts of one size", "choose a number of parts that divides the image")
+    return _with_places(call, x, Window(tile, tile))
+
+
+def _with_places(call: Call, x: Value, window: Window) -> tuple[tuple[Value, Value], Pullback | None]:
+    y, back = _maximum(call, x, window)
+    numbers = call.graph.reshape(maxima.places(call.graph, _images(call, x), window), call.shape)
+    return (y, numbers), back and (lambda dy, _numbers: back(dy))
+
+
+def _window(
+    call: Call, x: Value, kernel: Numbers, stride: Numbers = (), padding: Numbers = (0,), dilation: Numbers = (1,)
+) -> Window:
+    """How the kernel moves; whether a last window may lie partly outside is in the size that torch gives the result."""
+    size = _both(call, kernel, 1)
+    before = _both(call, padding, 0)
+    window = Window(size, _both(call, stride or kernel, 1), before, dilation=_both(call, dilation, 1))
+    lengths = zip(_output(call), _sizes(call, x), before, window.reach, window.stride, strict=True)
+    after = [(count - 1) * step + reach + 1 - pad - size for count, size, pad, reach, step in lengths]
+    return replace(window, after=(max(after[0], 0), max(after[1], 0)))
+
+
+def _parts(call: Call, x: Value) -> Pair | None:
+    """The size of the parts that an adaptive pooling makes of the image, if they are all of one size."""
+    (height, width), (rows, columns) = _sizes(call, x), _output(call)
+    return None if height % rows or width % columns else (height // rows, width // columns)
+
+
+def _axes(call: Call) -> int:
+    """Over how many axes an operator pools, which its name says."""
+    return 1 if "1d" in call.operator else 2
+
+
+def _both(call: Call, numbers: Numbers, missing: int) -> Pair:
+    """The numbers for height and width; over one axis the height's is ``missing``."""
+    first, second = pair(numbers)
+    return (first, second) if _axes(call) == 2 else (missing, second)
+
+
+def _output(call: Call) -> Pair:
+    """Height and width of the result."""
+    return _last_two(call.shape, _axes(call))
+
+
+def _sizes(call: Call, x: Value) -> Pair:
+    """Height and width of the images."""
+    return _last_two(x.shape, _axes(call))
+
+
+def _last_two(shape: Sequence[Dim], axes: int) -> Pair:
+    return (int(shape[-2]) if axes == 2 else 1, int(shape[-1]))
+
+
+def _images(call: Call, x: Value) -> Value:
+    """x as [n, c, h, w]; n may be what torch calls the channels, if it pools a single image."""
+    axes = _axes(call)
+    leading = (*x.shape[:-axes], 1, 1)[:2]
+    return call.graph.reshape(x, (*leading, *([1] * (2 - axes)), *x.shape[-axes:]))
 
 
 RULES: dict[str, Rule] = {
+    "aten.avg_pool1d.default": average,
     "aten.avg_pool2d.default": average,
+    "aten.adaptive_avg_pool1d.default": adaptive_average,
+    "aten.adaptive_avg_pool2d.default": adaptive_average,
+    "aten._adaptive_avg_pool2d.default": adaptive_average,
+    "aten.max_pool1d.default": maximum,
     "aten.max_pool2d.default": maximum,
+    "aten.max_pool1d_with_indices.default": maximum_and_places,
+    "aten.max_pool2d_with_indices.default": maximum_and_places,
+    "aten.adaptive_max_pool1d.default": adaptive_maximum,
+    "aten.adaptive_max_pool2d.default": adaptive_maximum,
 }
