@@ -241,7 +241,7 @@ def operators(trained: list[str], first: bool) -> list[str]:
 def test_a_frozen_weight_has_no_gradient():
     both = operators(["model.1.weight", "model.0.weight"], first=False)
     last = operators(["model.1.weight"], first=False)
-    assert both.count("MatMul") == last.count("MatMul") > 0
+    assert both.count("MatMul") > last.count("MatMul") > 0
     assert both.count("Conv") > last.count("Conv")
     assert not {"MatMul", "ReduceSum"} & set(operators([], first=True))
 

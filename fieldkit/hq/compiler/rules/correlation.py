@@ -34,13 +34,21 @@ def convolve(graph: Graph, x: Value, weight: Value, bias: Value | None, window: 
     height, width = window.output(x.size(2), x.size(3))
     # In a prediction the weights are constants on the device, where onnxruntime prepares Conv once and for all.
     prepared = isinstance(x.shape[0], str) or weight.constant is not None
+    if not prepared and _is_dense(x.size(0), (x.size(2), x.size(3)), weight, window):
+        return _with_bias(graph, depthwise.dense_convolution(graph, x, weight, window), bias)
     if prepared or window.groups > 1 or height * width > SMALL_IMAGE:
         whole, window = cut(graph, x, window)
         return graph.op("Conv", whole, weight, bias, **window.attributes())
     y = graph.op("MatMul", kernel_matrix(graph, weight), patches(graph, x, window))
-    if bias is not None:
-        y = graph.op("Add", y, graph.reshape(bias, (bias.size(0), 1)))
-    return graph.reshape(y, (x.shape[0], weight.size(0), height, width))
+    return _with_bias(graph, graph.reshape(y, (x.shape[0], weight.size(0), height, width)), bias)
+
+
+def _is_dense(batch: int, size: Pair, weight: Value, window: Window) -> bool:
+    return depthwise.is_depthwise(weight, window) and depthwise.is_dense(batch, size, weight, window)
+
+
+def _with_bias(graph: Graph, y: Value, bias: Value | None) -> Value:
+    return y if bias is None else graph.op("Add", y, graph.reshape(bias, (bias.size(0), 1, 1)))
 
 
 def input_gradient(graph: Graph, dy: Value, weight: Value, bias: Value | None, window: Window, size: Pair) -> Value:
@@ -48,6 +56,9 @@ def input_gradient(graph: Graph, dy: Value, weight: Value, bias: Value | None, w
 
     At stride 1 that is a convolution with the turned kernel, which is faster than ConvTranspose.
     """
+    batch = dy.shape[0]
+    if isinstance(batch, int) and weight.constant is None and _is_dense(batch, size, weight, window):
+        return _with_bias(graph, depthwise.dense_input_gradient(graph, dy, weight, window, size), bias)
     if window.stride == (1, 1):
         before, after = (
             (window.reach[0] - each[0], window.reach[1] - each[1]) for each in (window.before, window.after)
@@ -85,7 +96,9 @@ def _turned(graph: Graph, weight: Value) -> Value:
 
 def weight_gradient(graph: Graph, dy: Value, x: Value, weight: Value, window: Window) -> Value:
     """The sum over images of dy [out, h' w'] times the patches of x [h' w', kh * kw * in], for each group."""
-    if weight.size(1) == 1 and window.groups > 1:
+    if _is_dense(x.size(0), (x.size(2), x.size(3)), weight, window):
+        return depthwise.dense_weight_gradient(graph, dy, x, weight, window)
+    if depthwise.is_depthwise(weight, window):
         return depthwise.weight_gradient(graph, dy, x, weight, window)
     batch, out, height, width = dy.sizes
     groups, channels = window.groups, weight.size(1)
