@@ -267,10 +267,46 @@ class Standardised(nn.Conv2d):
         return F.conv2d(x, weight.reshape(self.weight.shape), self.bias)
 
 
-def test_weight_standardisation():
-    module = Standardised(2, 4, (3, 2))
+class StandardisedByDeviation(nn.Conv2d):
+    """A convolution of weights less their mean, over their standard deviation, as in Big Transfer."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        deviation, mean = torch.std_mean(self.weight, dim=[1, 2, 3], keepdim=True, unbiased=False)
+        return F.conv2d(x, (self.weight - mean) / (deviation + 1e-5), self.bias)
+
+
+@pytest.mark.parametrize("kind", [Standardised, StandardisedByDeviation])
+def test_weight_standardisation(kind):
+    module = kind(2, 4, (3, 2))
     check(module, tensors((2, 2, 4, 5)))
     check_prediction(module, (2, 2, 4, 5))
+
+
+SPREADS = (
+    lambda x: x.var(),
+    lambda x: x.std(unbiased=False),
+    lambda x: x.var(dim=1),
+    lambda x: x.std(dim=(0, -1), keepdim=True),
+    lambda x: x.var(dim=(1, 2), correction=0),
+    lambda x: torch.stack(torch.var_mean(x, dim=2, unbiased=False)),
+    lambda x: torch.stack(torch.std_mean(x)),
+    lambda x: torch.var_mean(x, dim=(0, 1), keepdim=True)[1] + 1.0,
+)
+
+
+@few
+@given(shape=st.tuples(*[st.integers(2, 4)] * 3))
+def test_variance_and_deviation(shape):
+    check_all(SPREADS, tensors(shape))
+
+
+def test_the_deviation_of_equal_values_has_no_gradient():
+    check(lambda x: x.std(dim=1), [torch.tensor([[2.0, 2.0, 2.0], [1.0, 2.0, 4.0]])])
+
+
+def test_the_variance_of_one_value_is_refused():
+    with pytest.raises(ProgramError, match="found 1 values"):
+        lowered(lambda x: x.var(dim=1), (3, 1), trains=("x",))
 
 
 @pytest.mark.parametrize("kind", ["batch", "frozen", "group", "layer"])

@@ -16,6 +16,7 @@ from fieldkit.hq.compiler.rules import (
     sampling,
     shaping,
     stem,
+    variance,
 )
 from fieldkit.hq.compiler.rules.call import Fusion, Rule
 
@@ -28,6 +29,7 @@ RULES: dict[str, Rule] = {
     **normalisation.RULES,
     **batch_norm.RULES,
     **layer_norm.RULES,
+    **variance.RULES,
     **dropout.RULES,
     **pooling.RULES,
     **sampling.RULES,

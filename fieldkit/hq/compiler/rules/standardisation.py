@@ -50,12 +50,12 @@ def standardise(
     scale = filled(graph, 1.0, cells) if scale is None else scale
     offset = filled(graph, 0.0, cells) if offset is None else offset
     # With a momentum of 0 the "running" results are this tensor's own moments, whatever the last two inputs are.  They
-    # must be tensors of their own all the same: onnxruntime writes the results over them.
+    # must be tensors of their own all the same, not constants or anyone's: onnxruntime writes the results over them.
     corner = x
-    for axis in (each for each in range(x.rank) if each != 1):
+    for axis in (each for each, size in enumerate(x.shape) if each != 1 and size != 1):
         corner = graph.slice(corner, axis, 0, 1)
-    first = graph.reshape(corner, (cells,))
-    inputs = (x, scale, offset, first, graph.op("Abs", first))
+    corner = graph.reshape(corner, (cells,))
+    inputs = (x, scale, offset, graph.op("Neg", corner), graph.op("Abs", corner))
     y, mean, variance = graph.ops("BatchNormalization", *inputs, count=3, epsilon=eps, momentum=0.0, training_mode=1)
     return y, Moments(mean, variance, eps)
 
