@@ -26,8 +26,7 @@ BUNDLES = {
     ),
     "mnist-10": (
         "mnist.h5",
-        "--ipc 10 --method unrolled --init random --recipe convnet:width=32 --set window=5 --set schedule_rate=0 "
-        "--set rate=0.03 --set contrast=0.1 --iterations 5000 --probe 200 --threads 1",
+        "--ipc 10 --method ridge --init random --recipe convnet:width=64 --iterations 3000 --probe 200 --threads 1",
     ),
 }
 

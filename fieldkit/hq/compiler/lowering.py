@@ -55,7 +55,8 @@ def lower(program: ExportedProgram, graph: Graph, bindings: Mapping[str, Value])
     """Write a captured program's calls into ``graph``.
 
     bindings: a value for each input and parameter, by argument name or by the parameter's name in the module; also for
-    the buffers that the program carries, by their names in the module.  Other buffers become constants.
+    the buffers that the program carries, by their names in the module.  Other buffers, and parameters that the
+    model's author froze, become constants.
 
     Raises ProgramError for a call that no rule covers.
     """
@@ -94,8 +95,10 @@ class _Lowering:
         self.lowered.outputs = tuple(outputs)
 
     def _bound(self, spec: Any, bindings: Mapping[str, Value]) -> Value:
-        if spec.kind == InputKind.BUFFER and spec.target not in bindings:
-            return self.graph.constant(self.program.state_dict[spec.target].detach().numpy())
+        if spec.kind in (InputKind.BUFFER, InputKind.PARAMETER) and spec.target not in bindings:
+            # Buffers that are not saved with the model are kept with the constants.
+            stored = self.program.state_dict if spec.target in self.program.state_dict else self.program.constants
+            return self.graph.constant(stored[spec.target].detach().numpy())
         if spec.kind == InputKind.CONSTANT_TENSOR:
             return self.graph.constant(self.program.constants[spec.target].detach().numpy())
         return bindings[spec.arg.name if spec.kind == InputKind.USER_INPUT else spec.target]

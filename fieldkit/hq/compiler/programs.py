@@ -18,12 +18,7 @@ from fieldkit.hq.compiler.graph import Graph
 from fieldkit.hq.compiler.lowering import lower
 from fieldkit.hq.compiler.scopes import set_modes, trained_parameters
 from fieldkit.hq.compiler.updates import Moved, Update
-from fieldkit.hq.models.laws import parameter_tensors
-
-try:
-    from fieldkit.hq.models.laws import carried_buffers
-except ImportError:
-    carried_buffers = lambda module: ()
+from fieldkit.hq.models.laws import carried_buffers, parameter_tensors
 from fieldkit.hq.models.normalisation import Normalise
 from fieldkit.hq.objectives import classification
 
