@@ -104,9 +104,9 @@ def test_a_recipe_that_differs_from_torch_is_refused(monkeypatch):
 class Plain(torch.nn.Module):
     """A convolution and a linear layer; the tests below vary it."""
 
-    def __init__(self, groups: int = 1) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.conv = torch.nn.Conv2d(2, 4, 3, groups=groups)
+        self.conv = torch.nn.Conv2d(2, 4, 3)
         self.head = torch.nn.Linear(4 * 6 * 7, 3)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -125,6 +125,21 @@ class Exotic(Plain):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.head(self.activation(self.conv(x)).flatten(1))
+
+
+class Warp(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        grid = torch.zeros(len(x), 6, 7, 2)
+        return torch.nn.functional.grid_sample(x, grid, align_corners=False)
+
+
+class Warping(Plain):
+    def __init__(self) -> None:
+        super().__init__()
+        self.warp = Warp()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.warp(self.conv(x)).flatten(1))
 
 
 class Branching(Plain):
@@ -159,8 +174,8 @@ def test_an_operator_without_a_rule_is_named_with_its_place():
 
 
 def test_a_form_that_a_rule_does_not_cover_is_named_with_its_place():
-    with pytest.raises(ProgramError, match=r"model\.conv: aten\.conv2d\.default .*2 groups"):
-        compile_by_hand(Plain(groups=2))
+    with pytest.raises(ProgramError, match=r"model\.warp: aten\.grid_sampler\.default .*depends on trained weights"):
+        compile_by_hand(Warping())
 
 
 def test_a_model_that_branches_on_values_is_refused():

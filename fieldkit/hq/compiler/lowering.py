@@ -108,7 +108,7 @@ class _Lowering:
         if getattr(node.target, "__name__", "") == "getitem":
             return self.known[node.args[0]][node.args[1]]  # type: ignore[index]
         result = node.meta["val"]
-        if isinstance(result, torch.Tensor) and not node.all_input_nodes:
+        if isinstance(result, torch.Tensor) and not node.all_input_nodes and str(node.target) not in RULES:
             return self.graph.constant(_computed(node))
         arguments, rule = self._arguments(node), RULES.get(str(node.target))
         if arguments and isinstance(arguments[0], _Postponed):
@@ -154,6 +154,8 @@ class _Lowering:
 
 def _computed(node: fx.Node) -> Any:
     """The value of a call that takes no tensor, such as arange: torch itself computes it."""
+    if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
+        raise _no_rule(node)
     target: Callable[..., torch.Tensor] = node.target  # type: ignore[assignment]
     return target(*node.args, **node.kwargs).detach().numpy()
 
