@@ -22,7 +22,7 @@ from fieldkit.field.augmentation import draw
 from fieldkit.field.training import minibatch
 from fieldkit.hq.augmentation import augment
 from fieldkit.hq.distil import METHODS, distribution, driver, images, method, ridge, start, unrolled
-from fieldkit.hq.distil.descent import Training, accuracy, descend, reference_weights
+from fieldkit.hq.distil.descent import Training, descend
 from fieldkit.hq.distil.driver import Budget, Checkpoint, Status, drive
 from fieldkit.hq.distil.pool import Pool
 from fieldkit.hq.distil.problem import Problem, Snapshot, annealed
@@ -121,7 +121,6 @@ class TestContract:
         snapshot = made.snapshot()
         assert snapshot.images.shape == (2 * 4 * 3, 1, 4, 4)
         np.testing.assert_array_equal(snapshot.labels.argmax(axis=1), posed.targets)
-        assert accuracy(posed, reference_weights(posed, snapshot, 0), posed.real.images, posed.real.targets) >= 0.0
 
     def test_a_snapshot_stands_still(self, name: str) -> None:
         made = start(name, problem(), SETTINGS[name])
@@ -359,14 +358,6 @@ class TestRidge:
     def test_no_regularisation_is_refused(self) -> None:
         with pytest.raises(UsageError, match="ridge"):
             start("ridge", problem(), {"ridge": 0.0})
-
-
-def test_reference_weights_learn_what_the_set_teaches() -> None:
-    posed = problem(steps=30)
-    posed = Problem(**vars(posed) | {"schedule": Schedule(steps=30, batch=6, rate=0.05)})
-    snapshot = start("random", posed, {}).snapshot()
-    weights = reference_weights(posed, snapshot, 0)
-    assert accuracy(posed, weights, posed.real.images, posed.real.targets, batch=7) > 0.9
 
 
 class Counting:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
@@ -14,6 +14,7 @@ from fieldkit.errors import Interrupted, UsageError
 
 if TYPE_CHECKING:
     from fieldkit.hq.building import Built, RecipeSpec
+    from fieldkit.hq.compiler import Optimiser
     from fieldkit.hq.distil.driver import Budget, Status
 
 
@@ -58,6 +59,36 @@ GO_ON = "the same command with --resume goes on"
 )
 @click.option("--steps", type=click.IntRange(min=1), help="Training steps on a device.  [default: the method's]")
 @click.option("--batch", type=click.IntRange(min=1), help="Images in a training step.  [default: the method's]")
+@click.option(
+    "--schedule",
+    metavar="KIND[:KEY=VALUE,...]",
+    default="",
+    help="Learning rates on a device: constant, cosine, one-cycle or step, with rate, warmup, factor.  "
+    "[default: the method's]",
+)
+@click.option(
+    "--optimiser",
+    metavar="NAME[:KEY=VALUE,...]",
+    default="sgd",
+    show_default=True,
+    help="Inside the train programs: sgd (momentum, weight_decay, nesterov, decoupled) or adamw (beta1, beta2, eps, "
+    "weight_decay).",
+)
+@click.option(
+    "--regularise",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="clip_norm: largest norm of all gradients; average: decay of the weights' moving average, which then is the "
+    "model; label_smoothing.  Repeatable.",
+)
+@click.option(
+    "--scope",
+    "scopes",
+    multiple=True,
+    default=("full",),
+    show_default=True,
+    help="What a train program trains: full, head, norm-bias or last-K blocks; repeatable.",
+)
 @click.option("--minutes", type=click.FloatRange(min=0, min_open=True), help="Time to distil.")
 @click.option("--iterations", type=click.IntRange(min=1), help="Iterations to distil: the same bytes each time.")
 @click.option(
@@ -87,8 +118,9 @@ def build(
     settings: tuple[str, ...],
     init: str,
     recipes: tuple[str, ...],
-    steps: int | None,
-    batch: int | None,
+    schedule: str,
+    optimiser: str,
+    regularise: tuple[str, ...],
     minutes: float | None,
     iterations: int | None,
     resume: bool,
@@ -104,6 +136,7 @@ def build(
     Ctrl-C keeps the best set so far; the same command with --resume goes on from there.
     """
     from fieldkit.hq import building
+    from fieldkit.hq.compiler.updates import Regularisation
 
     spec = building.Spec(
         data=data,
@@ -112,8 +145,9 @@ def build(
         settings=parsed(settings, "--set"),
         init=init,
         recipes=tuple(recipe(text) for text in recipes),
-        steps=steps,
-        batch=batch,
+        schedule=rates(schedule),
+        optimiser=update(optimiser),
+        regularisation=checked(Regularisation, parsed(regularise, "--regularise"), "--regularise"),
         budget=budget(minutes, iterations),
         **rest,
     )
@@ -164,6 +198,38 @@ def recipe(text: str) -> RecipeSpec:
     if factory and "=" not in factory and name not in ARCHITECTURES:
         name, given = f"{name}:{factory}", rest
     return RecipeSpec(name, parsed(given.split(",") if given else [], f"--recipe {name}"))
+
+
+def rates(text: str) -> dict[str, Any]:
+    """Fields of a schedule, from "one-cycle:rate=0.1,warmup=30"; of none, from ""."""
+    kind, _, given = text.partition(":")
+    return ({"kind": kind} if kind else {}) | parsed(given.split(",") if given else [], "--schedule")
+
+
+def update(text: str) -> Optimiser:
+    """An optimiser, from "sgd:momentum=0.9,nesterov=true"."""
+    from fieldkit.hq.compiler import OPTIMISERS
+
+    name, _, given = text.partition(":")
+    if name not in OPTIMISERS:
+        raise UsageError("unknown optimiser", where="--optimiser", found=name, expected=" or ".join(OPTIMISERS))
+    values = parsed(given.split(",") if given else [], f"--optimiser {name}")
+    return cast("Optimiser", checked(OPTIMISERS[name], values, f"--optimiser {name}"))
+
+
+def checked(kind: Callable[..., Any], values: Mapping[str, Any], where: str) -> Any:
+    """The settings of a frozen dataclass of numbers and switches.  Raises UsageError for a name or a kind it lacks."""
+    import dataclasses
+
+    known = [each.name for each in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    unknown = sorted(set(values) - set(known))
+    if unknown:
+        raise UsageError("no such setting", where=where, found=", ".join(unknown), expected=", ".join(known))
+    for name, value in values.items():
+        if not isinstance(value, int | float):
+            expected = "a number, true or false"
+            raise UsageError("wrong kind of value", where=f"{where} {name}", found=repr(value), expected=expected)
+    return kind(**values)
 
 
 def budget(minutes: float | None, iterations: int | None) -> Budget | None:

@@ -182,7 +182,7 @@ class Trainer:
 
         Raises Diverged as soon as a loss is not finite.
         """
-        feed = _Feed(self._stepper.feeds, samples, seed, self.recipe.name)
+        feed = Feed(self._stepper.feeds, samples, seed, self.recipe.name)
         self._stepper.load(state.tensors)
         for step in range(state.step, schedule.steps):
             feed.fill(step, schedule.learning_rate(step))
@@ -204,7 +204,7 @@ class Trainer:
         return {name: tensors.get(f"state.{AVERAGE}.{name}", tensors[f"param.{name}"]) for name in names}
 
 
-class _Feed:
+class Feed:
     """Fills the arrays that the train program reads: samples, learning rate, step and augmentation."""
 
     def __init__(self, feeds: Mapping[str, np.ndarray], samples: Samples, seed: int, where: str) -> None:

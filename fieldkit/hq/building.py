@@ -6,9 +6,9 @@ import hashlib
 import math
 import os
 import platform
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,30 +20,32 @@ import zopfli.zlib
 from fieldkit.bundle import save_bundle
 from fieldkit.bundle.atomic import check_writable
 from fieldkit.bundle.contents import Bundle
+from fieldkit.bundle.enlarging import enlarge
 from fieldkit.bundle.manifest import Expectation, Manifest
 from fieldkit.bundle.pixels import Pixels
 from fieldkit.bundle.radiometry import Radiometry
-from fieldkit.bundle.recipe import Initial, Recipe
+from fieldkit.bundle.recipe import SCHEDULES, Initial, Recipe, Schedule, is_scope
 from fieldkit.bundle.samples import Samples
 from fieldkit.bundle.seal import MAX_NAME, name_fits
 from fieldkit.errors import Diverged, ResourceError, UsageError
 from fieldkit.field.datasets import Dataset, check_enough
 from fieldkit.field.training import MAX_SEED
-from fieldkit.hq.compiler import Compiled, Data, Sgd, compile_recipe
+from fieldkit.hq.compiler import Compiled, Data, Optimiser, Sgd, compile_recipe
+from fieldkit.hq.compiler.updates import Regularisation, Update
 from fieldkit.hq.distil import check_settings, method, start
-from fieldkit.hq.distil.descent import accuracy, reference_weights
 from fieldkit.hq.distil.driver import Budget, Checkpoint, Outcome, Report, drive
 from fieldkit.hq.distil.problem import Problem, Snapshot
 from fieldkit.hq.evidence.accuracy import FieldScores, expectation
+from fieldkit.hq.evidence.reference import Reference
 from fieldkit.hq.models import build_model, check_options
 from fieldkit.hq.models.normalisation import Normalise
 from fieldkit.hq.sources import load
 from fieldkit.hq.splitting import Splits, held_out_size, split
 
-MOMENTUM = 0.9
 # Seeds of the trainings that select are not those of the trainings that are reported.
 SELECTION_SEEDS = (1001, 1002)
 REPORT_SEEDS = (0, 1, 2, 3, 4)
+REFERENCE_SEEDS = REPORT_SEEDS[:2]
 # How far, in accuracy 0-1, the field engine's score may be from torch's before the build says so.
 AGREEMENT = 0.005
 
@@ -65,6 +67,8 @@ class Spec:
     method, settings: the distillation and its own settings.  init: "fixed" or "random".
     recipes: the first is the one that the set is distilled for.  steps, batch: how long a device trains, and on how
     many images at a time; None takes the method's own.
+    schedule: what the recipes' schedule has in place of the method's own, by the names of ``Schedule``.
+    optimiser, regularisation: inside the train programs.  scopes: of the train programs that each recipe gets.
     budget: how long to distil; None takes the method's own iterations.
     probe: real images that the bundle carries.  levels: of a stored pixel; None takes all that its dtype has.
     seed: of all randomness.  name: the bundle's; None takes the file's.
@@ -80,6 +84,10 @@ class Spec:
     recipes: tuple[RecipeSpec, ...] = (RecipeSpec("convnet"),)
     steps: int | None = None
     batch: int | None = None
+    schedule: Mapping[str, Any] = field(default_factory=dict)
+    optimiser: Optimiser = field(default_factory=Sgd)
+    regularisation: Regularisation = field(default_factory=Regularisation)
+    scopes: tuple[str, ...] = ("full",)
     budget: Budget | None = None
     probe: int = 0
     levels: int | None = None
@@ -166,7 +174,12 @@ def build(
     outcome = drive(distillation, budget(spec), judge, checkpoint, resume=resume, report=report)
     note("measuring the best set as a device will train it")
     bundle = measured(packing.pack(outcome.best), spec, splits, scores)
-    card = evidence(recipes, problem, outcome, splits, bundle.manifest.expectations[primary]["held-out"])
+    reference = Reference(
+        bundle.recipes[primary], problem.module, data.radiometry, Update(spec.optimiser, spec.regularisation)
+    )
+    unrounded = enlarge(outcome.best.images, *data.input_shape[1:])
+    scored = reference.accuracies(Samples(unrounded, outcome.best.labels), REFERENCE_SEEDS, splits.held_out)
+    card = evidence(recipes, outcome, bundle.manifest.expectations[primary]["held-out"], scored)
     note_disagreement(card["held_out"], note)
     written = save_bundle(replace(bundle, card=card), output, zopfli.zlib.compress)
     if not outcome.interrupted:
@@ -196,8 +209,34 @@ def _check(spec: Spec, output: Path) -> None:
     if not spec.recipes:
         raise UsageError("a bundle needs a recipe", where="recipes", expected="at least one")
     check_settings(spec.method, spec.settings)
+    _check_training(spec)
     for each in spec.recipes:
         check_options(each.architecture, each.options)
+
+
+def _check_training(spec: Spec) -> None:
+    """How a device trains must be something that the compiler writes and, where it goes along, the method follows."""
+    if "full" not in spec.scopes:
+        raise UsageError("the set is distilled for whole trainings", where="scopes", expected="full among them")
+    for scope in spec.scopes:
+        if not is_scope(scope):
+            expected = "full, head, norm-bias, or last-K with K from 1 to 99"
+            raise UsageError("unknown scope", where="scopes", found=scope, expected=expected)
+    known = {each.name for each in fields(Schedule)} - {"steps", "batch", "rates"}
+    unknown = sorted(set(spec.schedule) - known)
+    if unknown or spec.schedule.get("kind", "cosine") not in SCHEDULES[:-1]:
+        found = ", ".join(unknown) or spec.schedule["kind"]
+        expected = f"{', '.join(SCHEDULES[:-1])} with {', '.join(sorted(known - {'kind'}))}"
+        raise UsageError("unknown schedule", where="schedule", found=found, expected=expected)
+    plain = isinstance(spec.optimiser, Sgd) and not (spec.optimiser.nesterov or spec.optimiser.decoupled)
+    if method(spec.method).follows and not (plain and spec.regularisation == Regularisation()):
+        raise UsageError(
+            "the method follows a device's training through plain SGD only",
+            where=f"method {spec.method}",
+            found=f"{spec.optimiser}, {spec.regularisation}",
+            expected="sgd with momentum and weight decay, and no regularisation",
+            remedy="choose method distribution, or leave the optimiser as it is",
+        )
 
 
 def _name(spec: Spec, output: Path) -> str:
@@ -237,6 +276,7 @@ def compile_all(spec: Spec, data: Data) -> dict[str, Compiled]:
     """Every recipe of the spec by its name in the bundle; the parity of each is proven."""
     own = method(spec.method).training(spec.per_class * data.class_count)
     schedule = own.schedule if spec.steps is None else own.schedule.with_steps(spec.steps)
+    schedule = replace(schedule, **spec.schedule)
     if spec.batch is not None:
         schedule = replace(schedule, batch=spec.batch)
     compiled: dict[str, Compiled] = {}
@@ -246,9 +286,11 @@ def compile_all(spec: Spec, data: Data) -> dict[str, Compiled]:
             each.architecture,
             each.options,
             data,
-            optimiser=Sgd(momentum=MOMENTUM),
+            optimiser=spec.optimiser,
             schedule=schedule,
             augmentation=own.augmentation,
+            regularisation=spec.regularisation,
+            scopes=spec.scopes,
         )
         initial = Initial(seed=spec.seed if spec.init == "fixed" else None)
         recipe = replace(made.recipe, name=name).with_training(schedule, initial)
@@ -261,6 +303,10 @@ def pose(spec: Spec, data: Data, splits: Splits, recipe: Recipe) -> Problem:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     first = spec.recipes[0]
     module = build_model(first.architecture, first.options, data.input_shape, data.class_count)
+    # A method sees networks that drop nothing out: what it compares would be noise, and none that a seed repeats.
+    for each in module.modules():
+        each.train(any(True for _ in each.parameters()))
+    plain = spec.optimiser if isinstance(spec.optimiser, Sgd) else Sgd()
     return Problem(
         real=splits.real,
         module=module.to(device),
@@ -269,7 +315,8 @@ def pose(spec: Spec, data: Data, splits: Splits, recipe: Recipe) -> Problem:
         formation=spec.formation,
         class_count=data.class_count,
         schedule=recipe.schedule,
-        momentum=MOMENTUM,
+        momentum=plain.momentum,
+        weight_decay=plain.weight_decay,
         initial=recipe.initial,
         augmentation=recipe.augmentation,
         levels=spec.levels or np.iinfo(data.radiometry.dtype).max + 1,
@@ -377,15 +424,9 @@ def note_disagreement(held_out: Mapping[str, float], note: Callable[[str], None]
 
 
 def evidence(
-    recipes: Mapping[str, Compiled], problem: Problem, outcome: Outcome, splits: Splits, field_engine: Expectation
+    recipes: Mapping[str, Compiled], outcome: Outcome, field_engine: Expectation, reference: Sequence[float]
 ) -> dict[str, Any]:
-    """The card: parity of the programs, the course of the distillation, and torch's score beside the field engine's."""
-    reference = [
-        accuracy(
-            problem, reference_weights(problem, outcome.best, seed), splits.held_out.images, splits.held_out.targets
-        )
-        for seed in REPORT_SEEDS
-    ]
+    """The card: parity of the programs, the course of the distillation, torch's scores beside the field engine's."""
     return {
         "parity": {name: each.parity.to_json() for name, each in recipes.items()},
         "distillation": {

@@ -40,8 +40,8 @@ PROBABILITY_LIMIT = 1e-3
 LOSS_STEPS = 50
 # The step that is compared comes after two of torch's own, so that the optimiser's states are not zero.
 WARM_STEPS = 2
-# A value at the kink of a ReLU may be rounded to the other side and move a gradient by more than the limit; a wrong rule
-# is wrong for every batch.  The fewer samples count, the rarer such values are.
+# A value at the kink of a ReLU may be rounded to the other side and move a gradient by more than the limit; a wrong
+# rule is wrong for every batch.  The fewer samples count, the rarer such values are.
 SCORED = 8
 ATTEMPTS = 5
 # A gradient below this part of the typical one is rounding noise: that of a bias right before a normalisation.

@@ -130,8 +130,11 @@ class TorchUpdate:
         self.averages: dict[str, torch.Tensor] = {}
         self.steps = 0
 
-    def step(self) -> None:
-        """Take the gradients that the parameters hold."""
+    def step(self, rate: float | None = None) -> None:
+        """Take the gradients that the parameters hold; ``rate`` replaces the optimiser's trial rate."""
+        if rate is not None:
+            for group in self.torch.param_groups:
+                group["lr"] = rate
         regularisation = self.update.regularisation
         if regularisation.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(self.parameters.values(), regularisation.clip_norm)
@@ -143,6 +146,12 @@ class TorchUpdate:
                 before = self.averages.get(name, torch.zeros_like(value))
                 self.averages[name] = (before + (value - before) * fresh).detach().clone()
         self.steps += 1
+
+    def model(self) -> dict[str, torch.Tensor]:
+        """What a device would export: parameters and buffers by name, or their averages where the update keeps them."""
+        return {
+            name: self.averages.get(name, value).detach() for name, value in (self.parameters | self.buffers).items()
+        }
 
     def states(self) -> dict[str, torch.Tensor]:
         """Every state, by the names of ``Update.state_tensors``."""

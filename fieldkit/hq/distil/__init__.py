@@ -20,6 +20,8 @@ MILD = Augmentation(shift=0.08, scale=0.1, rotate=10)
 class Method:
     """start: makes a Distillation from (problem, settings).  settings: a frozen dataclass that checks its own values.
 
+    follows: whether it goes along with a device's training step by step, which it does for SGD with momentum.
+
     iterations: the budget when the user names none.  training: how a device trains on a set of so many images, when
     the user says nothing.
     """
@@ -28,6 +30,7 @@ class Method:
     settings: Callable[..., Any]
     iterations: int
     training: Callable[[int], Training]
+    follows: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,8 +62,8 @@ def unrolling(count: int) -> Training:
 METHODS: dict[str, Method] = {
     "distribution": Method(distribution.DistributionMatching, distribution.Settings, 1000, augmented),
     "random": Method(random.RandomSelection, random.Settings, 1, augmented),
-    "ridge": Method(ridge.Ridge, ridge.Settings, 5000, performance),
-    "unrolled": Method(unrolled.Unrolled, unrolled.Settings, 2000, unrolling),
+    "ridge": Method(ridge.Ridge, ridge.Settings, 3000, performance, follows=True),
+    "unrolled": Method(unrolled.Unrolled, unrolled.Settings, 2000, unrolling, follows=True),
 }
 
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from torch.nn import functional
 
 from fieldkit.field.augmentation import draw
 from fieldkit.field.training import minibatch
 from fieldkit.hq.augmentation import augment
-from fieldkit.hq.distil.problem import Problem, Snapshot, Weights
+from fieldkit.hq.distil.problem import Problem, Weights
 
 
 @dataclass(frozen=True)
@@ -74,28 +73,3 @@ def _batch(
         uniforms = draw(training.seed, training.step, (batch, width))[: len(pixels)]
         pixels = augment(pixels, torch.from_numpy(uniforms).to(pixels.device), problem.augmentation)
     return pixels, labels
-
-
-def reference_weights(problem: Problem, snapshot: Snapshot, seed: int) -> Weights:
-    """What a device would reach if it trained in torch, on pixels that were never rounded to the bundle's bits.
-
-    The distance between its score and the field engine's is what rounding and arithmetic cost.
-    """
-    schedule = snapshot.schedule or problem.schedule
-    pixels = problem.enlarged(problem.normalise(torch.from_numpy(snapshot.images).to(problem.device)))
-    labels = torch.from_numpy(snapshot.labels).to(problem.device)
-    training = Training.begin(problem, seed)
-    for step in range(schedule.steps):
-        training = descend(problem, training.detached(), pixels, labels, schedule.learning_rate(step))
-    return training.detached().weights
-
-
-def accuracy(problem: Problem, weights: Weights, images: np.ndarray, targets: np.ndarray, batch: int = 500) -> float:
-    """Share of ``images`` (native counts [n, c, h, w]) that torch puts into the class of int64 [n] ``targets``."""
-    right = 0
-    with torch.no_grad():
-        for first in range(0, len(images), batch):
-            part = torch.from_numpy(images[first : first + batch]).to(problem.device)
-            guesses = problem.logits(weights, problem.normalise(part)).argmax(dim=1).cpu().numpy()
-            right += int((guesses == targets[first : first + batch]).sum())
-    return right / len(images)

@@ -4,6 +4,8 @@ A rule is one function in the file of its subject; ``call.py`` says what it take
 """
 
 from fieldkit.hq.compiler.rules import (
+    activation,
+    attention,
     batch_norm,
     convolution,
     dropout,
@@ -13,6 +15,7 @@ from fieldkit.hq.compiler.rules import (
     normalisation,
     pooling,
     reduction,
+    resizing,
     sampling,
     shaping,
     stem,
@@ -22,9 +25,11 @@ from fieldkit.hq.compiler.rules.call import Fusion, Rule
 
 RULES: dict[str, Rule] = {
     **elementwise.RULES,
+    **activation.RULES,
     **shaping.RULES,
     **reduction.RULES,
     **linear.RULES,
+    **attention.RULES,
     **convolution.RULES,
     **normalisation.RULES,
     **batch_norm.RULES,
@@ -32,6 +37,7 @@ RULES: dict[str, Rule] = {
     **variance.RULES,
     **dropout.RULES,
     **pooling.RULES,
+    **resizing.RULES,
     **sampling.RULES,
 }
 
