@@ -4,7 +4,6 @@ A rule is one function in the file of its subject; ``call.py`` says what it take
 """
 
 from fieldkit.hq.compiler.rules import (
-    attention,
     activation,
     attention,
     batch_norm,
@@ -16,7 +15,6 @@ from fieldkit.hq.compiler.rules import (
     normalisation,
     pooling,
     reduction,
-    resizing,
     resizing,
     sampling,
     shaping,
@@ -32,7 +30,6 @@ RULES: dict[str, Rule] = {
     **reduction.RULES,
     **linear.RULES,
     **attention.RULES,
-    **attention.RULES,
     **convolution.RULES,
     **normalisation.RULES,
     **batch_norm.RULES,
@@ -40,7 +37,6 @@ RULES: dict[str, Rule] = {
     **variance.RULES,
     **dropout.RULES,
     **pooling.RULES,
-    **resizing.RULES,
     **resizing.RULES,
     **sampling.RULES,
 }
