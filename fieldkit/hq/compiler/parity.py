@@ -47,7 +47,7 @@ ATTEMPTS = 5
 # A gradient below this part of the typical one is rounding noise: that of a bias right before a normalisation.
 VANISHING = 1e-4
 AVERAGED = f"state.{AVERAGE}"
-AVERAGE_FLOOR = 1e-2
+FLOOR = 1e-2
 SEED = 1
 
 
@@ -260,9 +260,20 @@ class _Trial:
         after = reference.tensors()
         moved = {name: each - before[name] for name, each in self.stepper.tensors().items()}
         expected = {name: after[name] - before[name] for name in moved}
-        # An average moves by less than its own rounding: it is measured against a hundredth of its size at least.
-        floors = {name: AVERAGE_FLOOR * _rms(each) for name, each in before.items() if _kind(name) == AVERAGED}
-        return _worst(moved, expected, reference.vanishing(), floors)
+        return _worst(moved, expected, reference.vanishing(), _floors(before))
+
+
+def _floors(tensors: Tensors) -> dict[str, float]:
+    """The least size that a change is measured against, where it may be below the rounding of what it comes from.
+
+    An average moves by less than its own rounding; the mean of what a normalisation has centred before is noise.
+    """
+    floors = {name: FLOOR * _rms(each) for name, each in tensors.items() if _kind(name) == AVERAGED}
+    for name, each in tensors.items():
+        path, _, last = name.rpartition(".")
+        if last == "running_var":
+            floors[f"{path}.running_mean"] = FLOOR * math.sqrt(float(np.mean(np.abs(each))))
+    return floors
 
 
 def _error(named: tuple[str, float]) -> float:
