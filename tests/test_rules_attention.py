@@ -11,6 +11,7 @@ import torch.nn.functional as F  # noqa: N812
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_compiler_rules import check, check_all, tensors
+from test_rules_normalisation import check_prediction
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -140,3 +141,40 @@ def test_the_transformer_layer_of_torch(training):
     torch.manual_seed(0)
     layer = nn.TransformerEncoderLayer(6, 2, 8, dropout=0.1, batch_first=True)
     check(layer.train(training), tensors((3, 4, 6)))
+
+
+FREE = (
+    lambda x: x @ x.transpose(1, 2),
+    lambda x: torch.ones(2, 3) @ x,
+    lambda x: x @ torch.ones(4),
+    lambda x: F.linear(x, torch.ones(5, 4), torch.arange(5.0)),
+    lambda x: torch.addmm(torch.arange(5.0), x.flatten(1), torch.ones(12, 5), beta=0.5),
+    lambda x: torch.baddbmm(x, x, torch.ones(1, 4, 4).expand(x.shape[0], 4, 4)),
+    lambda x: F.scaled_dot_product_attention(x, x, x),
+    lambda x: F.scaled_dot_product_attention(x, x, x, is_causal=True),
+    lambda x: F.scaled_dot_product_attention(x, x, x, attn_mask=x.sum(2, keepdim=True) < 0.5),
+    lambda x: F.scaled_dot_product_attention(*(x.unflatten(2, (2, 2)).transpose(1, 2) for _ in "qkv")),
+)
+
+
+@pytest.mark.parametrize("function", FREE)
+def test_products_of_a_free_batch(function):
+    check_prediction(function, (2, 3, 4))
+
+
+@pytest.mark.parametrize("options", [{"batch_first": True}, {}])
+def test_the_attention_layer_of_a_free_batch(options):
+    torch.manual_seed(0)
+    layer = nn.MultiheadAttention(4, 2, **options).eval()
+
+    class Layer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = layer
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = x if options else x.transpose(0, 1)
+            mixed, weights = self.layer(x, x, x)
+            return mixed * weights.sum() if options else mixed.transpose(0, 1)
+
+    check_prediction(Layer(), (2, 3, 4))

@@ -11,6 +11,7 @@ import torch.nn.functional as F  # noqa: N812
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_compiler_rules import check, check_all, tensors
+from test_rules_normalisation import check_prediction
 
 pytestmark = pytest.mark.hq
 
@@ -62,3 +63,13 @@ def test_repeating_pixels(scale, width):
 
 def test_resizing_of_larger_images():
     check_all(resizings(MODES, size=(17, 40)), tensors((1, 2, 30, 19)))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_resizing_of_a_free_batch(mode):
+    check_prediction(lambda x: F.interpolate(x, size=(5, 12), **mode), (2, 3, 7, 6))
+    check_prediction(lambda x: F.interpolate(x, scale_factor=2, **mode), (2, 3, 4, 5))
+
+
+def test_resizing_along_one_axis_of_a_free_batch():
+    check_prediction(lambda x: F.interpolate(x, size=5, mode="linear"), (2, 3, 7))

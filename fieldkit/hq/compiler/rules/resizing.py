@@ -59,11 +59,13 @@ def _mapped(call: Call, x: Value, rows: Array, columns: Array) -> Made:
     graph = call.graph
     images = graph.reshape(x, (*x.shape[:2], *([1] if x.rank == 3 else []), *x.shape[2:]))
     repeats = (_repeats(rows), _repeats(columns))
-    y = tiles.spread(graph, images, repeats) if all(repeats) else separable.apply(graph, images, rows, columns)
+    # ONNX cannot tell that a Resize keeps a free batch as it is.
+    tiled = all(repeats) and not isinstance(x.shape[0], str)
+    y = tiles.spread(graph, images, repeats) if tiled else separable.apply(graph, images, rows, columns)
 
     def pullback(gradient: Value) -> tuple[Value]:
         dy = graph.reshape(gradient, y.shape)
-        dx = tiles.summed(graph, dy, repeats) if all(repeats) else separable.apply(graph, dy, rows.T, columns.T)
+        dx = tiles.summed(graph, dy, repeats) if tiled else separable.apply(graph, dy, rows.T, columns.T)
         return (graph.reshape(dx, x.shape),)
 
     return graph.reshape(y, call.shape), pullback
