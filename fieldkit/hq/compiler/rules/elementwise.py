@@ -119,7 +119,7 @@ def power_of_number(call: Call, base: float, exponent: Value) -> Made:
     graph = call.graph
     rate = call.tensor(math.log(base))
     y = graph.op("Exp", graph.op("Mul", call.tensor(exponent), rate))
-    return y, lambda dy: (graph.op("Mul", dy, graph.op("Mul", y, rate)),)
+    return y, lambda dy: (None, graph.op("Mul", dy, graph.op("Mul", y, rate)))
 
 
 def power_of_tensors(call: Call, x: Value, exponent: Value) -> Made:
