@@ -101,22 +101,23 @@ def kernel_of_matrix(graph: Graph, matrix: Value, weight: Value) -> Value:
 
 
 def patches(graph: Graph, x: Value, window: Window) -> Value:
-    """What the kernel reads at each place of x [n, in, h, w], all groups alike: [n, kh * kw * in, h' * w']."""
+    """What the kernel reads at each place of x [n, in, h, w]: [n, kh * kw * in, h' * w']."""
     return join(graph, patch_rows(graph, x, window), 1)
 
 
 def patch_rows(graph: Graph, x: Value, window: Window) -> list[Value]:
-    """What each row of the kernel reads at each place: [n, kw * in, h' * w'] per row.
+    """What each row of the kernel reads at each place of x [a, in, ..., h, w]: [a, kw * in, ... * h' * w'] per row.
 
     The shifts along the width are made once for all rows.
     """
-    height, width = window.output(x.size(2), x.size(3))
-    padded = graph.pad(x, [2, 3], window.before, window.after)
+    down, across = x.rank - 2, x.rank - 1
+    height, width = window.output(x.size(down), x.size(across))
+    padded = graph.pad(x, [down, across], window.before, window.after)
     lefts = [column * window.dilation[1] for column in range(window.kernel[1])]
-    band = join(graph, [every(graph, padded, 3, left, width, window.stride[1]) for left in lefts], 1)
+    band = join(graph, [every(graph, padded, across, left, width, window.stride[1]) for left in lefts], 1)
     tops = [row * window.dilation[0] for row in range(window.kernel[0])]
-    rows = [every(graph, band, 2, top, height, window.stride[0]) for top in tops]
-    return [graph.reshape(row, (x.shape[0], window.kernel[1] * x.size(1), height * width)) for row in rows]
+    rows = [every(graph, band, down, top, height, window.stride[0]) for top in tops]
+    return [graph.reshape(row, (x.shape[0], window.kernel[1] * x.size(1), -1)) for row in rows]
 
 
 def join(graph: Graph, parts: Sequence[Value], axis: int) -> Value:
