@@ -142,8 +142,9 @@ class Vit(nn.Module):
         super().__init__()
         options.check_image(input_shape)
         self.patches = Patches(options, input_shape)
-        self.token = nn.Parameter(torch.zeros(1, 1, options.width)) if options.pool == "token" else None
-        self.position = nn.Parameter(torch.randn(1, self.patches.count, options.width) * POSITION_SPREAD)
+        # A token of its own is zeros: its position, the first, is all that it starts as.
+        self.own = int(options.pool == "token")
+        self.position = nn.Parameter(torch.randn(1, self.own + self.patches.count, options.width) * POSITION_SPREAD)
         deepest = max(options.depth - 1, 1)
         rates = [options.drop_path * index / deepest for index in range(options.depth)]
         self.blocks = nn.Sequential(*(Block(options, rate) for rate in rates))
@@ -152,10 +153,9 @@ class Vit(nn.Module):
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
         """What the classifier reads: float32 [n, width]."""
-        tokens = self.patches(images) + self.position
-        if self.token is None:
-            return cast(torch.Tensor, self.norm(self.blocks(tokens)).mean(1))
-        tokens = torch.cat([self.token.expand(tokens.shape[0], -1, -1), tokens], dim=1)
+        if not self.own:
+            return cast(torch.Tensor, self.norm(self.blocks(self.patches(images) + self.position)).mean(1))
+        tokens = functional.pad(self.patches(images), (0, 0, 1, 0)) + self.position
         return cast(torch.Tensor, self.norm(self.blocks(tokens)[:, 0]))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
