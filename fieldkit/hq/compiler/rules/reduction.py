@@ -1,47 +1,98 @@
-"""Rules that sum or average, softmax and its logarithm."""
+"""Rules that reduce axes: sums, means, variances, norms, extremes; and softmax and its logarithm."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
+from fieldkit.hq.compiler.graph import FOLD_LIMIT, Graph
 from fieldkit.hq.compiler.nodes import Value
-from fieldkit.hq.compiler.rules.call import Call, Pullback, Rule
+from fieldkit.hq.compiler.rules.call import Call, Gradient, Pullback, Rule
+from fieldkit.hq.compiler.rules.masks import above, below
 
 Made = tuple[Value, Pullback | None]
+Two = tuple[tuple[Value, Value], Pullback | None]
+Axes = Sequence[int] | int | None
+Reduce = Callable[[Value, Sequence[int]], Value]
+
+# What a divisor that may be 0 is kept above; what it divides is 0 there.
+TINY = 1e-30
 
 
-def _axes(x: Value, axes: Sequence[int] | int | None) -> list[int]:
+def _axes(x: Value, axes: Axes) -> list[int]:
     """Axes counted from 0, in order; None and [] mean all of them."""
     listed = [axes] if isinstance(axes, int) else list(axes or range(x.rank))
     return sorted(axis % x.rank for axis in listed) if x.rank else []
 
 
-def total(call: Call, x: Value, axes: Sequence[int] | None = None, keep: bool = False, *_settings: Any) -> Made:
+def _reduced(reduce: Reduce, x: Value, axes: Sequence[int]) -> Value:
+    """``reduce`` over some axes, which stay with one element; neighbouring ones at once, which is fast."""
+    run: list[int] = []
+    for axis in reversed(axes):
+        if run and axis != run[0] - 1:
+            x, run = reduce(x, run), []
+        run = [axis, *run]
+    return reduce(x, run) if run else x
+
+
+def _sum(graph: Graph, x: Value, axes: Sequence[int]) -> Value:
+    return _reduced(lambda value, run: graph.sum(value, run, keep=True), x, axes)
+
+
+def _mean(graph: Graph, x: Value, axes: Sequence[int]) -> Value:
+    return _reduced(lambda value, run: graph.mean(value, run, keep=True), x, axes)
+
+
+def _dropped(graph: Graph, y: Value, axes: Sequence[int], keep: bool) -> Value:
+    """The result of a reduction, without the axes that it reduced unless they are wanted."""
+    return y if keep else graph.reshape(y, [n for axis, n in enumerate(y.shape) if axis not in axes])
+
+
+def _kept(graph: Graph, y: Value, like: Value, axes: Sequence[int]) -> Value:
+    """A reduction's result or gradient with the axes of ``like``, one element along those that were reduced."""
+    return graph.reshape(y, tuple(1 if axis in axes else n for axis, n in enumerate(like.shape)))
+
+
+def _spread(graph: Graph, kept: Value, like: Value, axes: Sequence[int], weight: float) -> Value:
+    """``weight`` times each number at all places that were reduced to it: the shape of ``like``.
+
+    A product with a constant that has these axes alone: a quarter of what Expand takes along the last axes.
+    """
+    sizes = [n if axis in axes else 1 for axis, n in enumerate(like.sizes)]
+    if math.prod(sizes) <= FOLD_LIMIT:
+        return graph.op("Mul", kept, graph.constant(np.full(sizes, weight), kept.dtype))
+    weighted = graph.op("Mul", kept, graph.constant(weight, kept.dtype))
+    return graph.op("Expand", weighted, graph.constant(like.sizes, "int64"))
+
+
+def _count(x: Value, axes: Sequence[int]) -> int:
+    return math.prod(x.size(axis) for axis in axes)
+
+
+def total(call: Call, x: Value, axes: Axes = None, keep: bool = False, *_settings: Any) -> Made:
     graph = call.graph
     reduced = _axes(x, axes)
-    y = graph.sum(call.tensor(x), reduced, keep=keep)
+    y = _sum(graph, call.tensor(x), reduced)
 
     def pullback(dy: Value) -> tuple[Value]:
-        kept = graph.reshape(dy, tuple(1 if axis in reduced else n for axis, n in enumerate(x.shape)))
-        return (graph.op("Expand", kept, graph.constant(x.sizes, "int64")),)
+        return (_spread(graph, _kept(graph, dy, x, reduced), x, reduced, 1.0),)
 
-    return y, pullback
+    return _dropped(graph, y, reduced, keep), pullback
 
 
-def mean(call: Call, x: Value, axes: Sequence[int] | None = None, keep: bool = False, *_settings: Any) -> Made:
+def mean(call: Call, x: Value, axes: Axes = None, keep: bool = False, *_settings: Any) -> Made:
     graph = call.graph
     reduced = _axes(x, axes)
-    y = graph.mean(call.tensor(x), reduced, keep=keep)
+    y = _mean(graph, call.tensor(x), reduced)
 
     def pullback(dy: Value) -> tuple[Value]:
-        count = math.prod(x.size(axis) for axis in reduced)
-        shared = graph.op("Mul", dy, graph.constant(1.0 / count, dy.dtype))
-        kept = graph.reshape(shared, tuple(1 if axis in reduced else n for axis, n in enumerate(x.shape)))
-        return (graph.op("Expand", kept, graph.constant(x.sizes, "int64")),)
+        return (_spread(graph, _kept(graph, dy, x, reduced), x, reduced, 1.0 / _count(x, reduced)),)
 
-    return y, pullback
+    return _dropped(graph, y, reduced, keep), pullback
 
 
 def total_of_all(call: Call, x: Value, *_settings: Any) -> Made:
@@ -50,6 +101,170 @@ def total_of_all(call: Call, x: Value, *_settings: Any) -> Made:
 
 def mean_of_all(call: Call, x: Value, *_settings: Any) -> Made:
     return mean(call, x)
+
+
+def cumulative(call: Call, x: Value, axis: int, *_settings: Any) -> Made:
+    """Sums from the start of an axis to each place: a product with a triangular matrix."""
+    graph = call.graph
+    axis %= x.rank
+    order = list(range(x.rank))
+    order[axis], order[-1] = order[-1], order[axis]
+    matrix = np.triu(np.ones((x.size(axis), x.size(axis))))
+
+    def product(value: Value, factor: np.ndarray[Any, Any]) -> Value:
+        last = graph.transpose(value, order)
+        return graph.transpose(graph.op("MatMul", last, graph.constant(factor, value.dtype)), order)
+
+    return product(call.tensor(x), matrix), lambda dy: (product(dy, matrix.T),)
+
+
+def _moments(call: Call, x: Value, axes: Axes, correction: float, keep: bool) -> tuple[Value, Value, Pullback]:
+    """Mean and variance, the squares' sum divided by their number less ``correction``; and the variance's way back."""
+    graph = call.graph
+    reduced = _axes(x, axes)
+    count = _count(x, reduced)
+    if count <= correction:
+        raise call.refuse(f"{count} values", f"more than {correction:g}", "reduce larger axes, or correct by 0")
+    average = _mean(graph, x, reduced)
+    centred = graph.op("Sub", x, average)
+    square = _mean(graph, graph.op("Mul", centred, centred), reduced)
+    number = graph.constant(count / (count - correction), "float32")
+    variance = graph.op("Mul", square, number)
+
+    def pullback(dvariance: Value) -> tuple[Value]:
+        scale = graph.constant(2.0 / (count - correction), "float32")
+        return (graph.op("Mul", centred, graph.op("Mul", _kept(graph, dvariance, x, reduced), scale)),)
+
+    return _dropped(graph, average, reduced, keep), _dropped(graph, variance, reduced, keep), pullback
+
+
+def _deviation(graph: Graph, variance: Value, back: Pullback) -> tuple[Value, Pullback]:
+    """The root of a variance, and the way back of both; no gradient where all values are equal, as in torch."""
+    y = graph.op("Sqrt", variance)
+
+    def pullback(dy: Value) -> Sequence[Any]:
+        twice = graph.op("Max", graph.op("Mul", y, graph.constant(2.0, "float32")), graph.constant(TINY, "float32"))
+        return back(graph.op("Div", dy, twice))
+
+    return y, pullback
+
+
+def variance(call: Call, x: Value, axes: Axes = None, correction: float | None = None, keep: bool = False) -> Made:
+    _, y, back = _moments(call, x, axes, 1 if correction is None else correction, keep)
+    return y, back
+
+
+def deviation(call: Call, x: Value, axes: Axes = None, correction: float | None = None, keep: bool = False) -> Made:
+    _, square, back = _moments(call, x, axes, 1 if correction is None else correction, keep)
+    return _deviation(call.graph, square, back)
+
+
+def _and_mean(rule: Callable[..., Made]) -> Rule:
+    """The rule of a variance or deviation that returns the mean beside it."""
+
+    def both(call: Call, x: Value, axes: Axes = None, correction: float | None = None, keep: bool = False) -> Two:
+        y, back = rule(replace(call, result=call.result[0]), x, axes, correction, keep)
+        average, back_of_mean = mean(replace(call, result=call.result[1]), x, axes, keep)
+
+        def pullback(*arriving: Value | None) -> tuple[Gradient]:
+            pairs = zip((back, back_of_mean), arriving, strict=True)
+            parts = [way(gradient)[0] for way, gradient in pairs if way is not None and gradient is not None]
+            return (call.graph.op("Add", *parts) if len(parts) == 2 else parts[0],)  # type: ignore[arg-type]
+
+        return (y, average), pullback
+
+    return both
+
+
+def _of_all(rule: Rule) -> Rule:
+    """The rule of a variance or deviation over all axes, unless its correction is turned off."""
+
+    def over_all(call: Call, x: Value, unbiased: bool = True) -> tuple[Any, Pullback | None]:
+        return rule(call, x, None, int(unbiased))
+
+    return over_all
+
+
+def norm(call: Call, x: Value, order: float = 2, axes: Axes = None, keep: bool = False, *_settings: Any) -> Made:
+    """The root of the squares' sum, or the sum of the sizes; no gradient where the norm is 0, as in torch."""
+    if order not in (1, 2):
+        raise call.refuse(f"order {order}", "1 or 2", "use a norm of order 1 or 2")
+    graph = call.graph
+    reduced = _axes(x, axes)
+    if order == 1:
+        y = _sum(graph, graph.op("Abs", x), reduced)
+    else:
+        y = graph.op("Sqrt", _sum(graph, graph.op("Mul", x, x), reduced))
+
+    def pullback(dy: Value) -> tuple[Value]:
+        kept = _kept(graph, dy, x, reduced)
+        if order == 1:
+            return (graph.op("Mul", graph.op("Sign", x), kept),)
+        return (graph.op("Mul", x, graph.op("Div", kept, graph.op("Max", y, call.tensor(TINY)))),)
+
+    return _dropped(graph, y, reduced, keep), pullback
+
+
+def _extreme(operator: str) -> Rule:
+    """The largest or smallest of each group; equal ones share the gradient."""
+
+    def rule(call: Call, x: Value, axes: Axes = None, keep: bool = False) -> Made:
+        graph = call.graph
+        reduced = _axes(x, axes)
+        y = graph.op(operator, x, graph.constant(reduced, "int64")) if reduced else x
+
+        def pullback(dy: Value) -> tuple[Value]:
+            beyond, mask = graph.op("Sub", x, y), above if operator == "ReduceMax" else below
+            taken = mask(graph, beyond, 0.0, equal=True)
+            share = graph.op("Div", _kept(graph, dy, x, reduced), _sum(graph, taken, reduced))
+            return (graph.op("Mul", taken, share),)
+
+        return _dropped(graph, y, reduced, keep), pullback
+
+    return rule
+
+
+def _first_extreme(operator: str) -> Rule:
+    """The largest or smallest along an axis and its place; the first of equal ones takes the gradient, as in torch."""
+
+    def rule(call: Call, x: Value, axis: int, keep: bool = False) -> Two:
+        graph = call.graph
+        axis %= max(x.rank, 1)
+        reduced = _axes(x, axis)
+        if not reduced:
+            return (x, graph.constant(0, "int64")), lambda dy, _place: (dy,)
+        y = graph.op(operator, x, graph.constant(reduced, "int64"))
+        place = graph.op("ArgMax", x if operator == "ReduceMax" else graph.op("Neg", x), axis=axis)
+
+        def pullback(dy: Value, _place: Value | None) -> tuple[Value]:
+            count = x.size(axis)
+            places = graph.constant(np.arange(count).reshape(count, *(1 for _ in x.shape[axis + 1 :])), "int64")
+            taken = graph.cast(graph.op("Equal", place, places), "float32")
+            return (graph.op("Mul", taken, _kept(graph, dy, x, reduced)),)
+
+        return (_dropped(graph, y, reduced, keep), _dropped(graph, place, reduced, keep)), pullback
+
+    return rule
+
+
+def arg_max(call: Call, x: Value, axis: int | None = None, keep: bool = False) -> Made:
+    graph = call.graph
+    if axis is None or not x.rank:
+        flat = graph.reshape(x, (math.prod(x.sizes),))
+        return graph.reshape(graph.op("ArgMax", flat, axis=0), call.shape), None
+    axis %= x.rank
+    return _dropped(graph, graph.op("ArgMax", x, axis=axis), [axis], keep), None
+
+
+def log_sum_exp(call: Call, x: Value, axes: Axes, keep: bool = False) -> Made:
+    graph = call.graph
+    reduced = _axes(x, axes)
+    y = graph.op("ReduceLogSumExp", x, graph.constant(reduced, "int64")) if reduced else x
+
+    def pullback(dy: Value) -> tuple[Value]:
+        return (graph.op("Mul", graph.op("Exp", graph.op("Sub", x, y)), _kept(graph, dy, x, reduced)),)
+
+    return _dropped(graph, y, reduced, keep), pullback
 
 
 def softmax(call: Call, x: Value, axis: int, *_settings: Any) -> Made:
@@ -81,6 +296,28 @@ RULES: dict[str, Rule] = {
     "aten.sum.dim_IntList": total,
     "aten.mean.default": mean_of_all,
     "aten.mean.dim": mean,
+    "aten.cumsum.default": cumulative,
+    "aten.var.default": _of_all(variance),
+    "aten.var.dim": variance,
+    "aten.var.correction": variance,
+    "aten.std.default": _of_all(deviation),
+    "aten.std.dim": deviation,
+    "aten.std.correction": deviation,
+    "aten.var_mean.default": _of_all(_and_mean(variance)),
+    "aten.var_mean.dim": _and_mean(variance),
+    "aten.var_mean.correction": _and_mean(variance),
+    "aten.std_mean.default": _of_all(_and_mean(deviation)),
+    "aten.std_mean.dim": _and_mean(deviation),
+    "aten.std_mean.correction": _and_mean(deviation),
+    "aten.linalg_vector_norm.default": norm,
+    "aten.amax.default": _extreme("ReduceMax"),
+    "aten.amin.default": _extreme("ReduceMin"),
+    "aten.max.default": _extreme("ReduceMax"),
+    "aten.min.default": _extreme("ReduceMin"),
+    "aten.max.dim": _first_extreme("ReduceMax"),
+    "aten.min.dim": _first_extreme("ReduceMin"),
+    "aten.argmax.default": arg_max,
+    "aten.logsumexp.default": log_sum_exp,
     "aten.softmax.int": softmax,
     "aten._softmax.default": softmax,
     "aten.log_softmax.int": log_softmax,
