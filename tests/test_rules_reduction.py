@@ -35,19 +35,6 @@ NORMS = (
     lambda x: torch.linalg.vector_norm(x, dim=(0, 2)),
     lambda x: functional.normalize(x, dim=1),
 )
-SPREADS = (
-    lambda x: x.var(),
-    lambda x: x.std(),
-    lambda x: x.var(unbiased=False),
-    lambda x: x.std(1),
-    lambda x: x.var(1, unbiased=False),
-    lambda x: x.var((0, 2), correction=0, keepdim=True),
-    lambda x: x.std((1, 2), correction=0.5),
-    lambda x: torch.cat([each.reshape(-1) for each in torch.var_mean(x, 1)]),
-    lambda x: torch.cat([each.reshape(-1) for each in torch.std_mean(x, (0, 2), keepdim=True)]),
-    lambda x: torch.var_mean(x, correction=0)[0] * x,
-    lambda x: torch.std_mean(x, unbiased=False)[1] * x,
-)
 EXTREMES = (
     torch.max,
     torch.min,
@@ -67,12 +54,6 @@ def test_sums_norms_and_extremes(shape):
     check_all(SUMS + NORMS + EXTREMES, tensors(shape))
 
 
-@few
-@given(shape=st.tuples(st.integers(2, 3), st.sampled_from((2, 5)), st.integers(2, 3)))
-def test_variances(shape):
-    check_all(SPREADS, tensors(shape))
-
-
 def test_sums_of_large_tensors():
     """Too many places for a constant of their own."""
     check_all((torch.sum, torch.mean, lambda x: x.mean((0, 2))), tensors((2, 3, 70, 70)))
@@ -84,24 +65,14 @@ def test_equal_extremes_share_the_gradient_and_the_first_takes_it():
     check_all((lambda x: x.max(1)[0], lambda x: x.min(1)[0]), [x])
 
 
-def test_no_gradient_where_there_is_no_spread():
-    check_all((lambda x: x.std(1), lambda x: x.norm(dim=1)), [torch.zeros(2, 3)])
+def test_a_norm_of_zero_passes_nothing():
+    check(lambda x: x.norm(dim=1), [torch.zeros(2, 3)])
 
 
 def test_a_single_number():
     check_all((torch.amax, lambda x: x.max(0)[0], torch.sum, lambda x: torch.logsumexp(x, 0)), [torch.tensor(3.0)])
 
 
-def test_weight_standardisation():
-    def function(x: torch.Tensor, weight: torch.Tensor, gain: torch.Tensor) -> torch.Tensor:
-        variance, mean = torch.var_mean(weight, dim=(1, 2, 3), keepdim=True, correction=0)
-        scale = torch.rsqrt(torch.clamp(variance * 18, min=1e-4)) * gain
-        return functional.conv2d(x, (weight - mean) * scale)
-
-    check(function, tensors((2, 2, 5, 5), (4, 2, 3, 3), (4, 1, 1, 1)), 1e-3)
-
-
-def test_forms_without_a_rule_are_refused():
-    for function in (lambda x: x.norm(p=3), lambda x: x[:1].var(0)):
-        with pytest.raises(ProgramError, match="not compiled in this form"):
-            check(function, tensors((3, 2)))
+def test_a_norm_of_another_order_is_refused():
+    with pytest.raises(ProgramError, match="not compiled in this form"):
+        check(lambda x: x.norm(p=3), tensors((3, 2)))

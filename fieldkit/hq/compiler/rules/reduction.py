@@ -1,17 +1,16 @@
-"""Rules that reduce axes: sums, means, variances, norms, extremes; and softmax and its logarithm."""
+"""Rules that reduce axes: sums, means, norms, extremes; and softmax and its logarithm."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from fieldkit.hq.compiler.graph import FOLD_LIMIT, Graph
 from fieldkit.hq.compiler.nodes import Value
-from fieldkit.hq.compiler.rules.call import Call, Gradient, Pullback, Rule
+from fieldkit.hq.compiler.rules.call import Call, Pullback, Rule
 from fieldkit.hq.compiler.rules.masks import above, below
 
 Made = tuple[Value, Pullback | None]
@@ -116,73 +115,6 @@ def cumulative(call: Call, x: Value, axis: int, *_settings: Any) -> Made:
         return graph.transpose(graph.op("MatMul", last, graph.constant(factor, value.dtype)), order)
 
     return product(call.tensor(x), matrix), lambda dy: (product(dy, matrix.T),)
-
-
-def _moments(call: Call, x: Value, axes: Axes, correction: float, keep: bool) -> tuple[Value, Value, Pullback]:
-    """Mean and variance, the squares' sum divided by their number less ``correction``; and the variance's way back."""
-    graph = call.graph
-    reduced = _axes(x, axes)
-    count = _count(x, reduced)
-    if count <= correction:
-        raise call.refuse(f"{count} values", f"more than {correction:g}", "reduce larger axes, or correct by 0")
-    average = _mean(graph, x, reduced)
-    centred = graph.op("Sub", x, average)
-    square = _mean(graph, graph.op("Mul", centred, centred), reduced)
-    number = graph.constant(count / (count - correction), "float32")
-    variance = graph.op("Mul", square, number)
-
-    def pullback(dvariance: Value) -> tuple[Value]:
-        scale = graph.constant(2.0 / (count - correction), "float32")
-        return (graph.op("Mul", centred, graph.op("Mul", _kept(graph, dvariance, x, reduced), scale)),)
-
-    return _dropped(graph, average, reduced, keep), _dropped(graph, variance, reduced, keep), pullback
-
-
-def _deviation(graph: Graph, variance: Value, back: Pullback) -> tuple[Value, Pullback]:
-    """The root of a variance, and the way back of both; no gradient where all values are equal, as in torch."""
-    y = graph.op("Sqrt", variance)
-
-    def pullback(dy: Value) -> Sequence[Any]:
-        twice = graph.op("Max", graph.op("Mul", y, graph.constant(2.0, "float32")), graph.constant(TINY, "float32"))
-        return back(graph.op("Div", dy, twice))
-
-    return y, pullback
-
-
-def variance(call: Call, x: Value, axes: Axes = None, correction: float | None = None, keep: bool = False) -> Made:
-    _, y, back = _moments(call, x, axes, 1 if correction is None else correction, keep)
-    return y, back
-
-
-def deviation(call: Call, x: Value, axes: Axes = None, correction: float | None = None, keep: bool = False) -> Made:
-    _, square, back = _moments(call, x, axes, 1 if correction is None else correction, keep)
-    return _deviation(call.graph, square, back)
-
-
-def _and_mean(rule: Callable[..., Made]) -> Rule:
-    """The rule of a variance or deviation that returns the mean beside it."""
-
-    def both(call: Call, x: Value, axes: Axes = None, correction: float | None = None, keep: bool = False) -> Two:
-        y, back = rule(replace(call, result=call.result[0]), x, axes, correction, keep)
-        average, back_of_mean = mean(replace(call, result=call.result[1]), x, axes, keep)
-
-        def pullback(*arriving: Value | None) -> tuple[Gradient]:
-            pairs = zip((back, back_of_mean), arriving, strict=True)
-            parts = [way(gradient)[0] for way, gradient in pairs if way is not None and gradient is not None]
-            return (call.graph.op("Add", *parts) if len(parts) == 2 else parts[0],)  # type: ignore[arg-type]
-
-        return (y, average), pullback
-
-    return both
-
-
-def _of_all(rule: Rule) -> Rule:
-    """The rule of a variance or deviation over all axes, unless its correction is turned off."""
-
-    def over_all(call: Call, x: Value, unbiased: bool = True) -> tuple[Any, Pullback | None]:
-        return rule(call, x, None, int(unbiased))
-
-    return over_all
 
 
 def norm(call: Call, x: Value, order: float = 2, axes: Axes = None, keep: bool = False, *_settings: Any) -> Made:
@@ -297,18 +229,6 @@ RULES: dict[str, Rule] = {
     "aten.mean.default": mean_of_all,
     "aten.mean.dim": mean,
     "aten.cumsum.default": cumulative,
-    "aten.var.default": _of_all(variance),
-    "aten.var.dim": variance,
-    "aten.var.correction": variance,
-    "aten.std.default": _of_all(deviation),
-    "aten.std.dim": deviation,
-    "aten.std.correction": deviation,
-    "aten.var_mean.default": _of_all(_and_mean(variance)),
-    "aten.var_mean.dim": _and_mean(variance),
-    "aten.var_mean.correction": _and_mean(variance),
-    "aten.std_mean.default": _of_all(_and_mean(deviation)),
-    "aten.std_mean.dim": _and_mean(deviation),
-    "aten.std_mean.correction": _and_mean(deviation),
     "aten.linalg_vector_norm.default": norm,
     "aten.amax.default": _extreme("ReduceMax"),
     "aten.amin.default": _extreme("ReduceMin"),
