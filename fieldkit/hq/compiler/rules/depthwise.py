@@ -14,7 +14,7 @@ import numpy as np
 
 from fieldkit.hq.compiler.graph import Graph
 from fieldkit.hq.compiler.nodes import Value
-from fieldkit.hq.compiler.rules.window import Pair, Window, every, join
+from fieldkit.hq.compiler.rules.window import Pair, Window, every, join, shifted
 
 
 def is_depthwise(weight: Value, window: Window) -> bool:
@@ -102,20 +102,11 @@ def _column(graph: Graph, x: Value, column: int, count: int, window: Window) -> 
     """What one column of the kernel reads along the last axis."""
     width, stride = x.size(3), window.stride[1]
     first = column * window.dilation[1] - window.before[1]
-    if stride == 1 and -count < first < width:
-        return _shifted(graph, x, -first, first + count - width)
+    if stride == 1:
+        return shifted(graph, x, 3, first, count)
     # A strided Slice takes longer than a product.
     reads = np.arange(width)[:, None] == first + stride * np.arange(count)
     return graph.op("MatMul", x, graph.constant(reads, "float32"))
-
-
-def _shifted(graph: Graph, x: Value, before: int, after: int) -> Value:
-    """``graph.pad`` along the last axis, which cuts one end and pads the other in one pass."""
-    # numpy, which computes constants, has no such padding.
-    if min(before, after) >= 0 or x.constant is not None:
-        return graph.pad(x, [3], [before], [after])
-    pads, axis = graph.constant([before, after], "int64"), graph.constant([3], "int64")
-    return graph.op("Pad", x, pads, graph.constant(0.0, "float32"), axis)
 
 
 def _diagonals(graph: Graph, products: Value, window: Window) -> Value:

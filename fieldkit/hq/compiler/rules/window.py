@@ -130,3 +130,14 @@ def every(graph: Graph, x: Value, axis: int, start: int, count: int, step: int) 
     if (start, count, step) == (0, x.size(axis), 1):
         return x
     return graph.slice(x, axis, start, start + (count - 1) * step + 1, step)
+
+
+def shifted(graph: Graph, x: Value, axis: int, first: int, count: int) -> Value:
+    """``count`` neighbours along an axis from ``first``; what lies outside reads 0."""
+    before, after = -first, first + count - x.size(axis)
+    # numpy, which computes constants, has no padding that cuts; nor may it cut more than there is.
+    if x.constant is None and min(before, after) < 0 < max(before, after) < count:
+        pads, axes = graph.constant([before, after], "int64"), graph.constant([axis], "int64")
+        return graph.op("Pad", x, pads, graph.constant(0.0, "float32"), axes)
+    padded = graph.pad(x, [axis], [max(before, 0)], [max(after, 0)])
+    return every(graph, padded, axis, max(first, 0), count, 1)
