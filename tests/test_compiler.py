@@ -20,7 +20,7 @@ from fieldkit.field.session import Stepper
 from fieldkit.hq.compiler import AdamW, Compiled, Data, Sgd, compile_model, compile_recipe
 from fieldkit.hq.compiler.parity import LOSS_LIMIT, PROBABILITY_LIMIT, STEP_LIMIT
 from fieldkit.hq.compiler.programs import Sizes, Tensors, TrainingLoss, predict_program, train_program
-from fieldkit.hq.compiler.rules import RULES, elementwise
+from fieldkit.hq.compiler.rules import RULES, activation
 from fieldkit.hq.compiler.updates import Update
 from fieldkit.hq.models import build_model
 
@@ -92,7 +92,7 @@ def test_parity_holds_for_16_bit_counts_and_one_band():
 
 def test_a_recipe_that_differs_from_torch_is_refused(monkeypatch):
     def wrong_relu(call, x):
-        y, pullback = elementwise.relu(call, x)
+        y, pullback = activation.relu(call, x)
         return y, lambda dy: (call.graph.op("Mul", pullback(dy)[0], call.tensor(1.01)),)
 
     monkeypatch.setitem(RULES, "aten.relu.default", wrong_relu)

@@ -37,7 +37,7 @@ from fieldkit.hq.distil.driver import Budget, Checkpoint, Outcome, Report, drive
 from fieldkit.hq.distil.problem import Problem, Snapshot
 from fieldkit.hq.evidence.accuracy import FieldScores, expectation
 from fieldkit.hq.evidence.reference import Reference
-from fieldkit.hq.models import build_model, check_options
+from fieldkit.hq.models import build_model, check_options, recipe_name
 from fieldkit.hq.models.normalisation import Normalise
 from fieldkit.hq.sources import load
 from fieldkit.hq.splitting import Splits, held_out_size, split
@@ -281,7 +281,8 @@ def compile_all(spec: Spec, data: Data) -> dict[str, Compiled]:
         schedule = replace(schedule, batch=spec.batch)
     compiled: dict[str, Compiled] = {}
     for each in spec.recipes:
-        name = each.architecture if each.architecture not in compiled else f"{each.architecture}-{len(compiled) + 1}"
+        name = recipe_name(each.architecture)
+        name = name if name not in compiled else f"{name}-{len(compiled) + 1}"
         made = compile_recipe(
             each.architecture,
             each.options,

@@ -154,7 +154,11 @@ class Graph:
         if not any(widths):
             return value
         pads, number = self.constant(widths, "int64"), self.constant(filling, value.dtype)
-        return self.op("Pad", value, pads, number, self.constant(list(axes), "int64"))
+        made = self.op("Pad", value, pads, number, self.constant(list(axes), "int64"))
+        if UNKNOWN not in made.shape:
+            return made
+        kept = [value.shape[axis] if n == UNKNOWN else n for axis, n in enumerate(made.shape)]
+        return replace(made, shape=tuple(kept))
 
     def live_nodes(self) -> list[Node]:
         """The nodes that some output needs, in order."""

@@ -105,8 +105,8 @@ def output_types(node: Node, inputs: Sequence[Value]) -> list[tuple[str, tuple[D
 def _plain_type(node: Node, proto: onnx.TypeProto) -> tuple[str, tuple[Dim, ...]]:
     tensor = proto.tensor_type
     named = [each.dim_value if each.HasField("dim_value") else each.dim_param for each in tensor.shape.dim]
-    # ONNX cannot tell what a free batch becomes in a reshape; whoever asked for the reshape can.
-    dims = tuple(UNKNOWN if n == "" and node.operator == "Reshape" else n for n in named)
+    # ONNX cannot tell what a free batch becomes in a reshape or beside padding; whoever asked for it can.
+    dims = tuple(UNKNOWN if n == "" and node.operator in ("Reshape", "Pad") else n for n in named)
     if not tensor.HasField("shape") or "" in dims:
         raise _bug("the compiler lost track of a shape", node, dims)
     return helper.tensor_dtype_to_np_dtype(tensor.elem_type).name, dims

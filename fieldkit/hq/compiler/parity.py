@@ -38,6 +38,9 @@ DEEP = 20
 LOSS_LIMIT = 1e-2
 PROBABILITY_LIMIT = 1e-3
 LOSS_STEPS = 50
+# A training that is chaotic may drift so many times as far as torch drifts from itself after a nudge of that size.
+CHAOS = 3.0
+NUDGE = 2.0**-22
 # The step that is compared comes after two of torch's own, so that the optimiser's states are not zero.
 WARM_STEPS = 2
 # A value at the kink of a ReLU may be rounded to the other side and move a gradient by more than the limit; a wrong
@@ -108,8 +111,12 @@ def check_parity(subject: Subject) -> Parity:
         place = f"{subject.where}, train/{scope}"
         _refuse_above(subject.step_limit, step_error, f"{place}, {tensor}", "one train step differs from torch")
         worst = max(worst, (f"train/{scope} {tensor}", step_error), key=_error)
-        loss_error = max(loss_error, trial.loss_error())
-        _refuse_above(LOSS_LIMIT, loss_error, place, f"the loss over {LOSS_STEPS} steps differs from torch")
+        drift = trial.loss_error()
+        if not drift <= LOSS_LIMIT:
+            # Some trainings amplify rounding until nothing agrees for long, torch with itself included.
+            limit = max(LOSS_LIMIT, CHAOS * trial.chaos())
+            _refuse_above(limit, drift, place, f"the loss over {LOSS_STEPS} steps differs from torch")
+        loss_error = max(loss_error, drift)
     probability_error = _probability_error(subject, weights)
     _refuse_above(PROBABILITY_LIMIT, probability_error, f"{subject.where}, predict", "predictions differ from torch")
     versions = (torch.__version__.split("+")[0], runtime_version())
@@ -246,6 +253,16 @@ class _Trial:
             expected = reference.step(batch)
             errors.append(abs(_feed(self.stepper, batch, self.rate, step) / expected - 1.0))
         return float(np.max(errors))
+
+    def chaos(self) -> float:
+        """How far torch's loss drifts from that of its own twin, whose first weights differ by rounding alone."""
+        reference, batches = self._start()
+        # One after the other, since both train the same module.
+        losses = [reference.step(next(batches)) for _ in range(LOSS_STEPS)]
+        nudged = {name: each * np.float32(1.0 + NUDGE) for name, each in self.weights.items()}
+        twin = _Reference(self.subject, self.scope, self.trained, nudged)
+        batches = _batches(self.subject, self.randoms)
+        return float(np.max([abs(twin.step(next(batches)) / loss - 1.0) for loss in losses]))
 
     def _start(self) -> tuple[_Reference, Iterator[dict[str, Array]]]:
         reference = _Reference(self.subject, self.scope, self.trained, self.weights)

@@ -54,7 +54,7 @@ class _Replay(TorchDispatchMode):  # type: ignore[no-untyped-call]
         replacement = _REPLACEMENTS.get(str(function))
         if replacement is not None:
             return replacement(self, function, *args, **(kwargs or {}))
-        if torch.Tag.nondeterministic_seeded in function.tags:
+        if _draws(function, args, kwargs or {}):
             raise ProgramError(
                 "this random call cannot be replayed",
                 where=str(function),
@@ -86,6 +86,15 @@ class _Replay(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 expected=f"{self._taken + left}",
                 remedy="pass one array for each random call of the training step, in order",
             )
+
+
+def _draws(function: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> bool:
+    """Whether a call is random: torch's attention says so of itself even where nothing drops out."""
+    if torch.Tag.nondeterministic_seeded not in function.tags:
+        return False
+    names = [each.name for each in function._schema.arguments]
+    given = dict(zip(names, args, strict=False)) | kwargs
+    return "dropout_p" not in names or given.get("dropout_p", 0.0) != 0
 
 
 def _bernoulli(

@@ -12,6 +12,8 @@ from fieldkit.errors import ProgramError, UsageError
 # Layers whose parameters scale and offset what they have normalised, as far as torch has a name for them all.
 NORMS = ("BatchNorm", "GroupNorm", "InstanceNorm", "LayerNorm", "RMSNorm", "LocalResponseNorm")
 
+HEADS = {"head", "fc", "classifier"}
+
 
 def trained_parameters(model: nn.Module, scope: str) -> frozenset[str]:
     """Names of the parameters that ``scope`` trains.
@@ -46,8 +48,12 @@ def is_norm(layer: nn.Module) -> bool:
 
 
 def head_path(model: nn.Module) -> str:
-    """Where the last layer with a weight matrix stands, in the order in which the model's author registered them."""
+    """Where the last layer stands: the layer with a weight matrix that bears a head's name, or the last in the model.
+
+    Raises ProgramError for a model without such a layer.
+    """
     paths = [path for path, layer in model.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d) and path]
+    named = [path for path in paths if HEADS.intersection(path.split("."))]
     if not paths:
         raise ProgramError(
             "no last layer is found",
@@ -55,7 +61,7 @@ def head_path(model: nn.Module) -> str:
             expected="a Linear or Conv2d",
             remedy="compile scope full only",
         )
-    return str(paths[-1])
+    return str((named or paths)[-1])
 
 
 def _before_the_last(model: nn.Module, count: int) -> Iterator[str]:
