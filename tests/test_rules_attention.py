@@ -13,19 +13,11 @@ from hypothesis import strategies as st
 from test_compiler_rules import check, check_all, tensors
 from test_rules_normalisation import check_prediction
 from torch import nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 pytestmark = pytest.mark.hq
 
 few = settings(max_examples=6, deadline=None, derandomize=True)
 size = st.integers(1, 4)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def attention_of_plain_products():
-    """torch's attention as the products that it stands for, whose dropout is a call of its own and can be replayed."""
-    with sdpa_kernel(SDPBackend.MATH):
-        yield
 
 
 @few

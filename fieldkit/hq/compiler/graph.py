@@ -153,8 +153,10 @@ class Graph:
         widths = [max(each, 0) for each in (*before, *after)]
         if not any(widths):
             return value
-        pads, number = self.constant(widths, "int64"), self.constant(filling, value.dtype)
-        made = self.op("Pad", value, pads, number, self.constant(list(axes), "int64"))
+        # For all axes: onnxruntime moves a Transpose past a Pad of some axes, and then pads others (1.23 and 1.32 do).
+        whole = np.zeros((2, value.rank), np.int64)
+        whole[:, list(axes)] = np.reshape(widths, (2, -1))
+        made = self.op("Pad", value, self.constant(whole.ravel()), self.constant(filling, value.dtype))
         if UNKNOWN not in made.shape:
             return made
         kept = [value.shape[axis] if n == UNKNOWN else n for axis, n in enumerate(made.shape)]

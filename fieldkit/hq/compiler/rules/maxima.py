@@ -14,7 +14,7 @@ import numpy as np
 
 from fieldkit.hq.compiler.graph import Graph
 from fieldkit.hq.compiler.nodes import Array, Value
-from fieldkit.hq.compiler.rules.window import Pair, Window, join
+from fieldkit.hq.compiler.rules.window import Window, join
 
 
 def pooled(graph: Graph, x: Value, window: Window) -> Value:
@@ -36,16 +36,7 @@ def _padded(graph: Graph, x: Value, window: Window) -> tuple[Value, Window]:
     if all(side[axis] < window.kernel[axis] for side in (window.before, window.after) for axis in (0, 1)):
         return x, window
     lowest = float(np.finfo(np.float32).min)
-    return _framed(graph, x, window.before, window.after, lowest), replace(window, before=(0, 0), after=(0, 0))
-
-
-def _framed(graph: Graph, x: Value, before: Pair, after: Pair, filling: float = 0.0) -> Value:
-    """x [n, c, h, w] with ``filling`` around height and width.
-
-    Not by graph.pad: onnxruntime's optimiser moves transpositions past a Pad with axes, and then names wrong ones.
-    """
-    widths = graph.constant([0, 0, *before, 0, 0, *after], "int64")
-    return graph.op("Pad", x, widths, graph.constant(filling, "float32"))
+    return graph.pad(x, [2, 3], window.before, window.after, lowest), replace(window, before=(0, 0), after=(0, 0))
 
 
 @dataclass(frozen=True)
@@ -137,7 +128,7 @@ def _collected(graph: Graph, shares: list[Value], axis: _Axis) -> Value:
     most = max(len(each) for each in givers)
     every = join(graph, shares, 2)
     if any(len(each) < most for each in givers):
-        every = _framed(graph, every, (0, 0), (1, 0))
+        every = graph.pad(every, [2, 3], (0, 0), (1, 0))
     nothing = axis.places.size
     indices = np.array([each + [nothing] * (most - len(each)) for each in givers], dtype=np.int64)
     parts = [_rows(graph, every, column) for column in indices.T]
