@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from test_compiler_rules import check, check_all, tensors
 from torch.nn import functional
 
+from fieldkit.errors import ProgramError
 from fieldkit.field.session import open_session, run_session
 from fieldkit.hq.compiler.capture import capture
 from fieldkit.hq.compiler.differentiation import gradients
@@ -157,6 +158,14 @@ def test_the_general_form():
         [lambda x, w, b: general(x, w, b, False), lambda x, w, b: general(x, w, b, True)],
         tensors((2, 4, 6, 5), (4, 4, 3, 3), (4,)),
     )
+
+
+def test_a_convolution_over_three_axes_is_refused():
+    def function(x, weight):
+        return torch.ops.aten.convolution.default(x, weight, None, [1] * 3, [0] * 3, [1] * 3, False, [0] * 3, 1)
+
+    with pytest.raises(ProgramError, match="convolve over height and width only"):
+        check(function, tensors((1, 1, 3, 3, 3), (1, 1, 2, 2, 2)))
 
 
 @pytest.mark.parametrize("side", [4, 16])

@@ -30,7 +30,7 @@ def convolution(
 ) -> Made:
     """y [n, out, h', w'] of x [n, in, h, w] and weight [out, in / groups, kh, kw]; h and kh, or n, may be missing."""
     graph = call.graph
-    images, kernel = _images(call, x, weight), _kernel(call, weight)
+    kernel, images = _kernel(call, weight), _images(call, x, weight)
     if not isinstance(padding, str):
         padding = _both(padding, weight, 0)
     window = window_of(kernel, _both(stride, weight, 1), padding, _both(dilation, weight, 1), groups)
@@ -65,7 +65,7 @@ def transposed_convolution(
     It is what takes a convolution's gradient from its output back to its input, so its own way back is a convolution.
     """
     graph = call.graph
-    images, kernel = _images(call, x, weight), _kernel(call, weight)
+    kernel, images = _kernel(call, weight), _images(call, x, weight)
     padding, more = _both(padding, weight, 0), _both(output_padding, weight, 0)
     window = window_of(kernel, _both(stride, weight, 1), padding, _both(dilation, weight, 1), groups)
     # The rows and columns added at the end are those that the convolution would not read.

@@ -16,6 +16,9 @@ from fieldkit.hq.compiler.graph import Graph
 from fieldkit.hq.compiler.nodes import Value
 from fieldkit.hq.compiler.rules.window import Pair, Window, every, join, shifted
 
+# The matrices of images of so many pixels take little memory in any batch.
+SMALL_IMAGE = 64
+
 
 def is_depthwise(weight: Value, window: Window) -> bool:
     """Whether each group has one input channel, for any number of output channels."""
@@ -23,13 +26,15 @@ def is_depthwise(weight: Value, window: Window) -> bool:
 
 
 def is_dense(batch: int, size: Pair, weight: Value, window: Window) -> bool:
-    """Whether writing out each kernel as a matrix is faster.
+    """Whether writing out each kernel as a matrix is faster, and the matrices are not larger than the images.
 
     Measured at 1 thread and 64 channels: writing one number of the matrix takes as long as 40 multiplications with it,
     one number read by Conv as long as 14.
     """
     pixels = size[0] * size[1]
-    return weight.size(0) == window.groups and pixels * (40 + batch) < 14 * batch * window.places
+    if weight.size(0) != window.groups or pixels > max(batch, SMALL_IMAGE):
+        return False
+    return pixels * (40 + batch) < 14 * batch * window.places
 
 
 def dense_convolution(graph: Graph, x: Value, weight: Value, window: Window) -> Value:
