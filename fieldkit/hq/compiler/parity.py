@@ -51,6 +51,7 @@ ATTEMPTS = 5
 VANISHING = 1e-4
 AVERAGED = f"state.{AVERAGE}"
 FLOOR = 1e-2
+ROUNDING = 2.0**-24
 SEED = 1
 
 
@@ -283,9 +284,11 @@ class _Trial:
 def _floors(tensors: Tensors) -> dict[str, float]:
     """The least size that a change is measured against, where it may be below the rounding of what it comes from.
 
-    An average moves by less than its own rounding; the mean of what a normalisation has centred before is noise.
+    A step may be smaller than the last bits of the parameter that it moves, whose optimiser state then tells all; an
+    average moves by less than its own rounding; the mean of what a normalisation has centred before is noise.
     """
-    floors = {name: FLOOR * _rms(each) for name, each in tensors.items() if _kind(name) == AVERAGED}
+    floors = {name: ROUNDING * _rms(each) / STEP_LIMIT for name, each in tensors.items() if _kind(name) == "param"}
+    floors |= {name: FLOOR * _rms(each) for name, each in tensors.items() if _kind(name) == AVERAGED}
     for name, each in tensors.items():
         path, _, last = name.rpartition(".")
         if last == "running_var":
