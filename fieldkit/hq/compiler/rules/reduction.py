@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fieldkit.hq.compiler.graph import FOLD_LIMIT, Graph
+from fieldkit.hq.compiler.graph import FOLD_LIMIT, Graph, stopped
 from fieldkit.hq.compiler.nodes import Value
 from fieldkit.hq.compiler.rules.call import Call, Pullback, Rule
 from fieldkit.hq.compiler.rules.masks import above, below
@@ -174,7 +174,7 @@ def _first_extreme(operator: str) -> Rule:
             taken = graph.cast(graph.op("Equal", place, places), "float32")
             return (graph.op("Mul", taken, _kept(graph, dy, x, reduced)),)
 
-        return (_dropped(graph, y, reduced, keep), _dropped(graph, place, reduced, keep)), pullback
+        return (_dropped(graph, y, reduced, keep), stopped(_dropped(graph, place, reduced, keep))), pullback
 
     return rule
 
