@@ -79,6 +79,25 @@ def div(call: Call, a: Number, b: Number) -> Made:
     return y, pullback
 
 
+def div_rounded(call: Call, a: Number, b: Number, mode: str | None = None) -> Made:
+    """a / b, rounded down ("floor") or towards 0 ("trunc"): constant almost everywhere."""
+    if mode is None:
+        return div(call, a, b)
+    graph = call.graph
+    # Of whole numbers too: ONNX divides those towards 0 only.
+    wide = call.dtype if call.dtype.startswith("float") else "float64"
+    quotient = graph.op("Div", call.tensor(a, wide), call.tensor(b, wide))
+    if mode == "floor":
+        whole = graph.op("Floor", quotient)
+    else:
+        whole = graph.op("Mul", graph.op("Sign", quotient), graph.op("Floor", graph.op("Abs", quotient)))
+    return graph.cast(whole, call.dtype), None
+
+
+def div_floored(call: Call, a: Number, b: Number) -> Made:
+    return div_rounded(call, a, b, "floor")
+
+
 def add_product(call: Call, x: Value, a: Value, b: Value, value: float = 1) -> Made:
     graph = call.graph
     scale = call.tensor(value)
@@ -336,6 +355,10 @@ RULES: dict[str, Rule] = {
     "aten.mul.Scalar": mul,
     "aten.div.Tensor": div,
     "aten.div.Scalar": div,
+    "aten.div.Tensor_mode": div_rounded,
+    "aten.div.Scalar_mode": div_rounded,
+    "aten.floor_divide.default": div_floored,
+    "aten.floor_divide.Scalar": div_floored,
     "aten.addcmul.default": add_product,
     "aten.pow.Tensor_Scalar": power,
     "aten.pow.Scalar": power_of_number,
