@@ -82,6 +82,8 @@ PAIRS = (
     torch.max,
     torch.min,
     torch.rsub,
+    lambda a, b: torch.div(a, b.abs() + 0.5, rounding_mode="floor") * a + torch.div(a, 2.0, rounding_mode=None),
+    lambda a, b: torch.div(a, b.abs() + 0.1, rounding_mode="trunc") * a + (a.detach() * 5.0) // 2.0 * b,
     lambda a, b: torch.addcmul(a, b, b, value=0.5),
     lambda a, b: (a.abs() + 0.1) ** b,
     lambda a, b: torch.where(a.eq(b) | a.ne(b), a, b),
