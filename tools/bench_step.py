@@ -4,7 +4,7 @@
                                [--threads 2] [--repeats 9] [--memory] [--compile]
 
 Both do forward, soft-label cross-entropy, backward and SGD with momentum on the same batch.  They take turns in one
-process, and the medians are compared.  --memory runs each alone in a process of its own for some steps and compares the
+process, a pause and an unmeasured step before each measured one, and the medians are compared.  --memory runs each alone in a process of its own for some steps and compares the
 peaks of resident memory; --compile takes torch.compile's time too, where it works.
 """
 
@@ -41,6 +41,7 @@ from fieldkit.hq.models.laws import load_weights
 ALONE = Path(__file__).with_name("step_alone.py")
 RATE = 0.01
 WARM_UP = 2
+PAUSE = 0.1
 CLASSES = 10
 RECIPES = ["convnet:width=128", "resnet", "mobilenet", "vit", "mlp"]
 Case = tuple[str, int, int]
@@ -168,6 +169,9 @@ def _take_turns(turns: dict[str, Callable[[], float]], repeats: int) -> dict[str
     times: dict[str, list[float]] = {name: [] for name in turns}
     for turn in range(WARM_UP + repeats):
         for name, step in turns.items():
+            # The threads of one side wait for work by spinning, in the other's time; and a first step wakes one's own.
+            time.sleep(PAUSE)
+            step()
             start = time.perf_counter()
             step()
             if turn >= WARM_UP:
