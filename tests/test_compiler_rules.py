@@ -243,7 +243,6 @@ def test_convolution(case):
 
 @pytest.mark.parametrize("side", [8, 13])
 def test_convolution_of_small_and_of_larger_images(side):
-    # 8x8 takes the product with patches, 13x13 takes Conv.
     shapes = ((2, 3, side, side), (4, 3, 3, 3), (4,))
     check(lambda *inputs: torch.nn.functional.conv2d(*inputs, padding=1), tensors(*shapes))
 

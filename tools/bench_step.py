@@ -4,9 +4,9 @@
                                [--threads 2] [--repeats 9] [--memory] [--compile]
 
 Both do forward, soft-label cross-entropy, backward and SGD with momentum on the same batch.  They take turns in one
-process, a pause and an unmeasured step before each measured one, and the medians are compared.  --memory runs each alone
-in a process of its own for some steps and compares the peaks of resident memory; --compile takes torch.compile's time
-too, where it works.
+process, a pause and an unmeasured step before each measured one, and the medians are compared.  --memory runs each
+alone in a process of its own for some steps and compares the peaks of resident memory; --compile takes torch.compile's
+time too, where it works.
 """
 
 from __future__ import annotations
