@@ -24,6 +24,7 @@ from fieldkit.errors import DataError, Diverged, ResourceError, UsageError
 from fieldkit.field.training import train
 from fieldkit.hq import building
 from fieldkit.hq.building import RecipeSpec, Spec, build
+from fieldkit.hq.compiler import Sgd
 from fieldkit.hq.distil.driver import Budget
 from fieldkit.hq.evidence.accuracy import FieldScores, expectation
 
@@ -171,6 +172,13 @@ def test_a_wrong_spec_is_refused_and_nothing_written(
         ({"settings": {"rate": 10**500}}, "unrolled rate: out of range"),
         ({"method": "distribution", "settings": {"per_class": -3}}, "distribution per_class: out of range"),
         ({"formation": 0}, "formation: too small"),
+        ({"schedule": {"kind": "listed"}}, "unknown schedule; found listed; expected constant, cosine"),
+        ({"schedule": {"speed": 1}}, "unknown schedule; found speed"),
+        ({"schedule": {"rate": "fast"}}, "schedule rate: wrong value; found 'fast'; expected a finite number from 0"),
+        ({"schedule": {"milestones": ("x",)}}, "schedule milestones: wrong value"),
+        ({"scopes": ("head",)}, "expected full among them"),
+        ({"scopes": ("full", "neck")}, "unknown scope; found neck"),
+        ({"optimiser": Sgd(nesterov=True)}, "follows a device's training through plain SGD only"),
         ({"seed": 1 << 63}, "seed: a seed out of range"),
         ({"name": "two\nlines"}, "name: not a name"),
         ({"budget": Budget(seconds=float("nan"))}, "minutes: not a length of time"),

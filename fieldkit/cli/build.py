@@ -63,7 +63,8 @@ GO_ON = "the same command with --resume goes on"
     "--schedule",
     metavar="KIND[:KEY=VALUE,...]",
     default="",
-    help="Learning rates on a device: constant, cosine, one-cycle or step, with rate, warmup, factor.  "
+    help="Learning rates on a device: constant, cosine, one-cycle or step, with rate, warmup, factor and milestones "
+    "(steps, as in 100+200).  "
     "[default: the method's]",
 )
 @click.option(
@@ -201,9 +202,12 @@ def recipe(text: str) -> RecipeSpec:
 
 
 def rates(text: str) -> dict[str, Any]:
-    """Fields of a schedule, from "one-cycle:rate=0.1,warmup=30"; of none, from ""."""
+    """Fields of a schedule, from "one-cycle:rate=0.1,warmup=30" or "step:milestones=100+200"; of none, from ""."""
     kind, _, given = text.partition(":")
-    return ({"kind": kind} if kind else {}) | parsed(given.split(",") if given else [], "--schedule")
+    found = ({"kind": kind} if kind else {}) | parsed(given.split(",") if given else [], "--schedule")
+    if "milestones" in found:
+        found["milestones"] = tuple(_value(each) for each in str(found["milestones"]).split("+"))
+    return found
 
 
 def update(text: str) -> Optimiser:

@@ -45,7 +45,6 @@ from fieldkit.hq.splitting import Splits, held_out_size, split
 # Seeds of the trainings that select are not those of the trainings that are reported.
 SELECTION_SEEDS = (1001, 1002)
 REPORT_SEEDS = (0, 1, 2, 3, 4)
-REFERENCE_SEEDS = REPORT_SEEDS[:2]
 # How far, in accuracy 0-1, the field engine's score may be from torch's before the build says so.
 AGREEMENT = 0.005
 
@@ -178,7 +177,7 @@ def build(
         bundle.recipes[primary], problem.module, data.radiometry, Update(spec.optimiser, spec.regularisation)
     )
     unrounded = enlarge(outcome.best.images, *data.input_shape[1:])
-    scored = reference.accuracies(Samples(unrounded, outcome.best.labels), REFERENCE_SEEDS, splits.held_out)
+    scored = reference.accuracies(Samples(unrounded, outcome.best.labels), REPORT_SEEDS, splits.held_out)
     card = evidence(recipes, outcome, bundle.manifest.expectations[primary]["held-out"], scored)
     note_disagreement(card["held_out"], note)
     written = save_bundle(replace(bundle, card=card), output, zopfli.zlib.compress)
@@ -228,6 +227,10 @@ def _check_training(spec: Spec) -> None:
         found = ", ".join(unknown) or spec.schedule["kind"]
         expected = f"{', '.join(SCHEDULES[:-1])} with {', '.join(sorted(known - {'kind'}))}"
         raise UsageError("unknown schedule", where="schedule", found=found, expected=expected)
+    for name, value in spec.schedule.items():
+        if name != "kind" and not _fits_schedule(name, value):
+            expected = {"warmup": "a whole number", "milestones": "whole numbers"}.get(name, "a finite number")
+            raise UsageError("wrong value", where=f"schedule {name}", found=repr(value), expected=f"{expected} from 0")
     plain = isinstance(spec.optimiser, Sgd) and not (spec.optimiser.nesterov or spec.optimiser.decoupled)
     if method(spec.method).follows and not (plain and spec.regularisation == Regularisation()):
         raise UsageError(
@@ -237,6 +240,13 @@ def _check_training(spec: Spec) -> None:
             expected="sgd with momentum and weight decay, and no regularisation",
             remedy="choose method distribution, or leave the optimiser as it is",
         )
+
+
+def _fits_schedule(name: str, value: Any) -> bool:
+    """Whether ``value`` is of the kind that this field of a schedule takes, and not negative."""
+    values = value if name == "milestones" and isinstance(value, tuple) else (value,)
+    kinds = int if name in ("warmup", "milestones") else (int, float)
+    return all(isinstance(each, kinds) and not isinstance(each, bool) and 0 <= each < math.inf for each in values)
 
 
 def _name(spec: Spec, output: Path) -> str:
