@@ -185,7 +185,7 @@ class TestUnrolled:
         targets = torch.from_numpy(posed.real.targets[positions])
 
         def loss(pixels: torch.Tensor, differentiable: bool) -> torch.Tensor:
-            labels = torch.softmax(made.labels.double().detach(), dim=1)
+            labels = torch.softmax(made.distilled.logits.double().detach(), dim=1)
             training = Training.begin(posed, 0)
             doubled = {name: value.double() for name, value in training.weights.items()}
             training = Training(0, doubled, {name: torch.zeros_like(value) for name, value in doubled.items()})
@@ -195,7 +195,7 @@ class TestUnrolled:
             logits = posed.logits(training.weights, posed.pixels(positions).double())
             return torch.nn.functional.cross_entropy(logits, targets)
 
-        pixels = made.pixels.detach().double().requires_grad_(True)
+        pixels = made.distilled.pixels.detach().double().requires_grad_(True)
         (gradient,) = torch.autograd.grad(loss(pixels, True), pixels)
         place = np.unravel_index(int(gradient.abs().argmax()), gradient.shape)
         moved = pixels.detach().clone()
@@ -273,11 +273,11 @@ class TestUnrolled:
     def test_identical_images_make_no_noise_on_stderr(self) -> None:
         posed = problem()
         posed.real.images[...] = posed.real.images[0]
-        assert len(unrolled.Unrolled(posed).pixels) == 6
+        assert len(unrolled.Unrolled(posed).distilled.pixels) == 6
 
     def test_no_first_image_is_a_real_one(self) -> None:
         posed = problem()
-        first = unrolled.Unrolled(posed).pixels.detach().flatten(1)
+        first = unrolled.Unrolled(posed).distilled.pixels.detach().flatten(1)
         real = posed.pixels(np.arange(60)).flatten(1)
         assert torch.cdist(first, real).min() > 1.0
 
@@ -327,10 +327,10 @@ class TestRidge:
 
     def test_gradient_reaches_pixels_and_labels(self) -> None:
         made = ridge.Ridge(problem(), ridge.Settings(pool=2, real=12))
-        before = made.pixels.detach().clone(), made.labels.detach().clone()
+        before = made.distilled.pixels.detach().clone(), made.distilled.logits.detach().clone()
         made.step(0.0)
-        assert (made.pixels != before[0]).all()
-        assert (made.labels != before[1]).any()
+        assert (made.distilled.pixels != before[0]).all()
+        assert (made.distilled.logits != before[1]).any()
 
     def test_iterations_lower_the_loss_on_real_images(self) -> None:
         posed = problem(steps=6, augmentation=Augmentation(shift=0.1))

@@ -18,7 +18,8 @@ import torch
 
 from fieldkit.bundle.recipe import Augmentation
 from fieldkit.hq.augmentation import augment
-from fieldkit.hq.distil.problem import Problem, Snapshot, State, annealed
+from fieldkit.hq.distil.distilled import DistilledSet
+from fieldkit.hq.distil.problem import Problem, Snapshot, State
 
 SIAMESE = Augmentation(shift=0.125, scale=0.2, rotate=15, brightness=0.2, contrast=0.3, cutout=0.3)
 
@@ -44,9 +45,7 @@ class DistributionMatching:
         self.problem = problem
         self.settings = settings
         self.iteration = 0
-        start = problem.pixels(problem.pick(problem.per_class, problem.rng(0)))
-        self.images = problem.reduced(start).clone().requires_grad_(True)
-        self.optimiser = torch.optim.Adam([self.images], lr=settings.rate, betas=(0.5, 0.99))
+        self.distilled = DistilledSet(problem, problem.rng(0), start="real", rate=settings.rate, betas=(0.5, 0.99))
 
     def step(self, done: float) -> float:
         """Move the images towards the real features under one freshly drawn network."""
@@ -54,27 +53,24 @@ class DistributionMatching:
         self.iteration += 1
         rng = problem.rng(self.iteration)
         weights = problem.fresh_model(int(rng.integers(1 << 62)))
-        real = problem.pixels(problem.pick(settings.per_class, rng))
+        positions = problem.pick(settings.per_class, rng)
         uniforms = rng.random((problem.class_count, settings.augmentation.width), dtype=np.float32)
-        loss = matching_loss(problem, settings.augmentation, weights, (real, problem.enlarged(self.images)), uniforms)
-        self.optimiser.param_groups[0]["lr"] = annealed(settings.rate, done)
-        self.optimiser.zero_grad()
-        torch.autograd.backward(loss, inputs=[self.images])
-        self.optimiser.step()
-        return float(loss.detach())
+        classes = problem.workers.mine(range(problem.class_count))
+        real = problem.pixels(positions[problem.rows(classes, settings.per_class)])
+        distilled = self.distilled.seen()[torch.from_numpy(problem.rows(classes, problem.per_class))]
+        loss = matching_loss(problem, settings.augmentation, weights, (real, distilled), uniforms[list(classes)])
+        self.distilled.move(loss, done)
+        return float(problem.workers.total(loss))
 
     def snapshot(self) -> Snapshot:
-        labels = np.eye(self.problem.class_count, dtype=np.float32)[self.problem.targets]
-        return Snapshot(self.problem.normalise.restore(self.images.detach()).cpu().numpy().copy(), labels)
+        return self.distilled.snapshot()
 
     def state(self) -> State:
-        return {"iteration": self.iteration, "images": self.images.detach(), "optimiser": self.optimiser.state_dict()}
+        return {"iteration": self.iteration, "distilled": self.distilled.state()}
 
     def restore(self, state: State) -> None:
         self.iteration = state["iteration"]
-        with torch.no_grad():
-            self.images.copy_(state["images"])
-        self.optimiser.load_state_dict(state["optimiser"])
+        self.distilled.restore(state["distilled"])
 
 
 def matching_loss(
@@ -86,13 +82,13 @@ def matching_loss(
 ) -> torch.Tensor:
     """Equation 6: squared distance between the classes' mean features, summed over features and classes.
 
-    sides: real and distilled pixels, each float32 [per class * k, c, h, w] with class 0 first.
-    uniforms: float32 [k, augmentation.width]: one augmentation per class, shared by both sides.
+    sides: real and distilled pixels, each float32 [per class * k, c, h, w] class by class, of all classes or some.
+    uniforms: float32 [k, augmentation.width]: one augmentation for each of these classes, shared by both sides.
     """
     means = []
     for pixels in sides:
-        rows = torch.from_numpy(uniforms).to(pixels.device).repeat_interleave(len(pixels) // problem.class_count, dim=0)
+        rows = torch.from_numpy(uniforms).to(pixels.device).repeat_interleave(len(pixels) // len(uniforms), dim=0)
         with torch.set_grad_enabled(pixels.requires_grad):
             features = problem.features(weights, augment(pixels, rows, augmentation))
-        means.append(features.reshape(problem.class_count, -1, features.shape[1]).mean(dim=1))
+        means.append(features.reshape(len(uniforms), -1, features.shape[1]).mean(dim=1))
     return ((means[0] - means[1]) ** 2).sum()

@@ -10,6 +10,7 @@ import torch
 from fieldkit.hq.distil.problem import Problem
 
 ENOUGH = 1000
+STARTS = ("real", "centres", "means", "noise")
 
 
 def rounded(pixels: torch.Tensor, levels: int) -> torch.Tensor:
@@ -23,19 +24,33 @@ def rounded(pixels: torch.Tensor, levels: int) -> torch.Tensor:
     return pixels + (torch.round((held - low) / scale) * scale + low - held)
 
 
-def centres(problem: Problem, contrast: float, rng: np.random.Generator) -> torch.Tensor:
-    """First pixels float32 [per_class * k, c, h, w], as small as they are stored, so that no real image is copied.
+def first_pixels(problem: Problem, start: str, contrast: float, rng: np.random.Generator) -> torch.Tensor:
+    """Where pixels start: float32 [per_class * k, c, h, w], normalised, class 0 first, as small as they are stored.
 
-    Each class's k-means centres over about 1,000 images (more, if it is to have more than 100 centres), plus noise of
-    standard deviation ``contrast``.
+    start: "real" samples, drawn at random, which leak more of the data than the others; "centres" of each class by
+    k-means; each class's "means", all the same; or "noise" alone.
+    contrast: standard deviation of the noise that is added to centres and means.
     """
+    if start == "real":
+        return problem.reduced(problem.pixels(problem.pick(problem.per_class, rng))).clone()
+    if start == "centres":
+        return _noisy(centres(problem, rng), contrast, rng)
+    means = torch.cat([_mean(problem, group, rng) for group in problem.groups])
+    repeated = means.repeat_interleave(problem.per_class, dim=0)
+    if start == "means":
+        return _noisy(repeated, contrast, rng)
+    return _noisy(torch.zeros_like(repeated), 1.0, rng)
+
+
+def centres(problem: Problem, rng: np.random.Generator) -> torch.Tensor:
+    """Each class's k-means centres over about 1,000 images (more, if it is to have more than 100 centres)."""
     # Slow to import, and needed once.
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
 
     found: list[torch.Tensor] = []
     for group in problem.groups:
-        some = problem.reduced(problem.pixels(rng.permutation(group)[: max(ENOUGH, 10 * problem.per_class)]))
+        some = _some(problem, group, max(ENOUGH, 10 * problem.per_class), rng)
         seed = int(rng.integers(1 << 31))
         with warnings.catch_warnings():
             # Fewer different images than centres: some centres are the same, and noise tells them apart.
@@ -43,6 +58,17 @@ def centres(problem: Problem, contrast: float, rng: np.random.Generator) -> torc
             fitted = KMeans(problem.per_class, n_init=1, random_state=seed).fit(some.flatten(1).cpu().numpy())
         means = fitted.cluster_centers_
         found.append(torch.from_numpy(means.astype(np.float32)).reshape(-1, *some.shape[1:]))
-    pixels = torch.cat(found)
-    noisy = pixels + torch.from_numpy(rng.standard_normal(pixels.shape, dtype=np.float32)) * contrast
-    return noisy.to(problem.device)
+    return torch.cat(found).to(problem.device)
+
+
+def _mean(problem: Problem, group: np.ndarray, rng: np.random.Generator) -> torch.Tensor:
+    return _some(problem, group, ENOUGH, rng).mean(dim=0, keepdim=True)
+
+
+def _some(problem: Problem, group: np.ndarray, count: int, rng: np.random.Generator) -> torch.Tensor:
+    return problem.reduced(problem.pixels(rng.permutation(group)[:count]))
+
+
+def _noisy(pixels: torch.Tensor, contrast: float, rng: np.random.Generator) -> torch.Tensor:
+    noise = torch.from_numpy(rng.standard_normal(pixels.shape, dtype=np.float32))
+    return pixels + noise.to(pixels.device) * contrast

@@ -6,7 +6,7 @@ time, checkpoints, selection and progress.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol, TypeAlias, cast
@@ -20,6 +20,7 @@ from torch.nn import functional
 from fieldkit.bundle.recipe import Augmentation, Initial, Schedule, Tensor
 from fieldkit.bundle.samples import Samples
 from fieldkit.bundle.weights import initial_weights
+from fieldkit.hq.distil.workers import Workers
 from fieldkit.hq.models.features import features_of
 from fieldkit.hq.models.laws import parameter_tensors
 from fieldkit.hq.models.normalisation import Normalise
@@ -56,6 +57,8 @@ class Problem:
     initial: fixed or random initial weights.  augmentation: what the recipe trains with.
     levels: how many values a stored pixel can take.
     device: where torch computes; ``module`` and ``normalise`` are there already.
+    start: where pixels start, one of ``images.STARTS``; None leaves it to the method.
+    workers: the processes that share the work.
     """
 
     real: Samples
@@ -72,6 +75,8 @@ class Problem:
     seed: int = 0
     device: str = "cpu"
     formation: int = 1
+    start: str | None = None
+    workers: Workers = field(default_factory=Workers)
 
     @property
     def per_class(self) -> int:
@@ -130,6 +135,10 @@ class Problem:
         Drawn without repeats; a class that has fewer gives each at least once.
         """
         return np.concatenate([_draw(group, per_class, rng) for group in self.groups])
+
+    def rows(self, classes: Sequence[int], per_class: int) -> np.ndarray:
+        """Where the images of ``classes`` are among ``per_class`` images of every class, class by class: int64 [n]."""
+        return (np.asarray(classes, np.int64)[:, None] * per_class + np.arange(per_class)).reshape(-1)
 
     def rng(self, iteration: int) -> np.random.Generator:
         """Randomness of one iteration: it depends on (seed, iteration) alone, so a resumed run repeats it."""

@@ -13,7 +13,6 @@ rounding; and that Adam's step falls along a half cosine, where the authors use 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import cast
 
@@ -22,9 +21,9 @@ from torch.nn import functional
 
 from fieldkit.errors import UsageError
 from fieldkit.hq.distil.descent import descend
-from fieldkit.hq.distil.images import centres, rounded
+from fieldkit.hq.distil.distilled import DistilledSet
 from fieldkit.hq.distil.pool import Pool
-from fieldkit.hq.distil.problem import Problem, Snapshot, State, annealed
+from fieldkit.hq.distil.problem import Problem, Snapshot, State
 
 
 @dataclass(frozen=True)
@@ -58,14 +57,15 @@ class Ridge:
         self.settings = settings
         self.iteration = 0
         rng = problem.rng(0)
-        self.pixels = centres(problem, settings.contrast, rng).requires_grad_(True)
-        own = functional.one_hot(torch.from_numpy(problem.targets), problem.class_count).float()
-        self.labels = (own * settings.sharpness).to(problem.device).requires_grad_(True)
-        groups = [
-            {"params": [self.pixels], "lr": settings.rate},
-            {"params": [self.labels], "lr": settings.label_rate},
-        ]
-        self.optimiser = torch.optim.Adam(groups, betas=(0.9, 0.99))
+        self.distilled = DistilledSet(
+            problem,
+            rng,
+            start="centres",
+            contrast=settings.contrast,
+            rate=settings.rate,
+            label_rate=settings.label_rate,
+            sharpness=settings.sharpness,
+        )
         self.pool = Pool(problem, settings.pool, rng)
 
     def step(self, done: float) -> float:
@@ -76,55 +76,33 @@ class Ridge:
         slot = self.iteration % len(self.pool)
         training = self.pool.trainings[slot]
         weights = {name: value.detach() for name, value in training.weights.items()}
-        positions = rng.integers(len(problem.real), size=self.settings.real)
+        positions = problem.workers.mine(rng.integers(len(problem.real), size=self.settings.real))
         with torch.no_grad():
             real = problem.features(weights, problem.pixels(positions))
         targets = torch.from_numpy(problem.real.targets[positions]).to(problem.device)
-        pixels, labels = self._training_set()
-        distilled = problem.features(weights, pixels)
-        loss = regression_loss((distilled, labels), (real, targets), ridge=self.settings.ridge)
-        value = float(loss.detach())
-        if math.isfinite(value):
-            self._move(loss, done)
-        pixels, labels = (each.detach() for each in self._training_set())
+        features = problem.features(weights, self.distilled.seen())
+        loss = regression_loss((features, self.distilled.labels()), (real, targets), ridge=self.settings.ridge)
+        loss = loss * (len(positions) / self.settings.real)
+        self.distilled.move(loss, done)
+        pixels, labels = self.distilled.seen().detach(), self.distilled.labels().detach()
         rate = problem.schedule.learning_rate(training.step)
         self.pool.put(slot, descend(problem, training.detached(), pixels, labels, rate), rng)
-        return value
+        return problem.workers.total(loss)
 
     def snapshot(self) -> Snapshot:
-        pixels = self.problem.normalise.restore(self.pixels.detach()).cpu().numpy().copy()
-        return Snapshot(pixels, torch.softmax(self.labels.detach(), dim=1).cpu().numpy())
+        return self.distilled.snapshot()
 
     def state(self) -> State:
         return {
             "iteration": self.iteration,
-            "pixels": self.pixels.detach(),
-            "labels": self.labels.detach(),
-            "optimiser": self.optimiser.state_dict(),
+            "distilled": self.distilled.state(),
             "pool": self.pool.state(),
         }
 
     def restore(self, state: State) -> None:
         self.iteration = state["iteration"]
-        with torch.no_grad():
-            self.pixels.copy_(state["pixels"])
-            self.labels.copy_(state["labels"])
-        self.optimiser.load_state_dict(state["optimiser"])
+        self.distilled.restore(state["distilled"])
         self.pool.restore(state["pool"])
-
-    def _training_set(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Pixels and soft labels as a device will have them; differentiable in both."""
-        pixels = self.problem.enlarged(rounded(self.pixels, self.problem.levels))
-        return pixels, torch.softmax(self.labels, dim=1)
-
-    def _move(self, loss: torch.Tensor, done: float) -> None:
-        self.optimiser.zero_grad()
-        torch.autograd.backward(loss, inputs=[self.pixels, self.labels])
-        for group, rate in zip(
-            self.optimiser.param_groups, (self.settings.rate, self.settings.label_rate), strict=True
-        ):
-            group["lr"] = annealed(rate, done)
-        self.optimiser.step()
 
 
 def regression_loss(

@@ -27,9 +27,9 @@ from torch.nn import functional
 
 from fieldkit.errors import UsageError
 from fieldkit.hq.distil.descent import Training, descend
-from fieldkit.hq.distil.images import centres, rounded
+from fieldkit.hq.distil.distilled import DistilledSet
 from fieldkit.hq.distil.pool import Pool
-from fieldkit.hq.distil.problem import Problem, Snapshot, State, Weights, annealed
+from fieldkit.hq.distil.problem import Problem, Snapshot, State, Weights
 
 WHOLE_RATE = 0.025
 
@@ -73,24 +73,24 @@ class Unrolled:
         self.problem = problem
         self.settings = settings
         self.iteration = 0
-        self.norm = 0.0
         steps = problem.schedule.steps
         rng = problem.rng(0)
-        self.pixels = centres(problem, settings.contrast, rng).requires_grad_(True)
-        own = functional.one_hot(torch.from_numpy(problem.targets), problem.class_count).float()
-        self.labels = (own * settings.sharpness).to(problem.device).requires_grad_(True)
         rates = torch.tensor([problem.schedule.learning_rate(step) for step in range(steps)], device=problem.device)
         self.rates = rates.clamp(settings.lowest, settings.highest).log().requires_grad_(True)
         self.whole = steps <= settings.window
         chosen = settings.schedule_rate
         self.schedule_rate = (WHOLE_RATE if self.whole else 0.0) if chosen is None else chosen
-        groups = [
-            {"params": [self.pixels], "lr": settings.rate},
-            {"params": [self.labels], "lr": settings.rate},
-            {"params": [self.rates], "lr": self.schedule_rate},
-        ]
-        self.optimiser = torch.optim.Adam(groups, betas=(0.9, 0.99))
-        self.first_rates = [float(group["lr"]) for group in self.optimiser.param_groups]
+        self.distilled = DistilledSet(
+            problem,
+            rng,
+            start="centres",
+            contrast=settings.contrast,
+            rate=settings.rate,
+            label_rate=settings.rate,
+            sharpness=settings.sharpness,
+            more=[(self.rates, self.schedule_rate)],
+            clip=True,
+        )
         self.pool = Pool(problem, 1 if self.whole else settings.pool, rng)
 
     def step(self, done: float) -> float:
@@ -101,48 +101,32 @@ class Unrolled:
         training = self.pool.trainings[slot]
         stop = min(training.step + self.settings.window, self.pool.ends[slot])
         reached = self._unroll(training, stop, rng)
-        positions = rng.integers(len(self.problem.real), size=self.settings.real)
+        positions = self.problem.workers.mine(rng.integers(len(self.problem.real), size=self.settings.real))
         targets = torch.from_numpy(self.problem.real.targets[positions]).to(self.problem.device)
         loss = functional.cross_entropy(self.problem.logits(reached.weights, self.problem.pixels(positions)), targets)
-        value = float(loss.detach())
+        loss = loss * (len(positions) / self.settings.real)
         self.pool.put(slot, reached, rng)
-        if math.isfinite(value):
-            self._move(loss, done)
-        return value
+        self.distilled.move(loss, done)
+        return self.problem.workers.total(loss)
 
     def snapshot(self) -> Snapshot:
-        pixels = self.problem.normalise.restore(self.pixels.detach()).cpu().numpy().copy()
-        labels = torch.softmax(self.labels.detach(), dim=1).cpu().numpy()
         if not self.schedule_rate:
-            return Snapshot(pixels, labels)
+            return self.distilled.snapshot()
         rates = tuple(float(f"{float(rate):.5g}") for rate in self._rates().detach())
         schedule = replace(self.problem.schedule, kind="listed", rate=0.0, warmup=0, rates=rates)
-        return Snapshot(pixels, labels, schedule)
+        return self.distilled.snapshot(schedule)
 
     def state(self) -> State:
         return {
             "iteration": self.iteration,
-            "norm": self.norm,
-            "distilled": [each.detach() for each in self._distilled()],
-            "optimiser": self.optimiser.state_dict(),
+            "distilled": self.distilled.state(),
             "pool": self.pool.state(),
         }
 
     def restore(self, state: State) -> None:
-        self.iteration, self.norm = state["iteration"], state["norm"]
-        with torch.no_grad():
-            for mine, stored in zip(self._distilled(), state["distilled"], strict=True):
-                mine.copy_(stored)
-        self.optimiser.load_state_dict(state["optimiser"])
+        self.iteration = state["iteration"]
+        self.distilled.restore(state["distilled"])
         self.pool.restore(state["pool"])
-
-    def _distilled(self) -> list[torch.Tensor]:
-        return [self.pixels, self.labels, self.rates]
-
-    def _training_set(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Pixels, soft labels and learning rates as a device will have them."""
-        pixels = self.problem.enlarged(rounded(self.pixels, self.problem.levels))
-        return pixels, torch.softmax(self.labels, dim=1), self._rates()
 
     def _rates(self) -> torch.Tensor:
         return self.rates.clamp(math.log(self.settings.lowest), math.log(self.settings.highest)).exp()
@@ -151,7 +135,7 @@ class Unrolled:
         """The training after step ``stop``, as a differentiable function of pixels, labels and learning rates."""
         noise = torch.Generator().manual_seed(int(rng.integers(1 << 62)))
         training = training.detached()
-        pixels, labels, rates = self._training_set()
+        pixels, labels, rates = self.distilled.seen(), self.distilled.labels(), self._rates()
         for step in range(training.step, stop):
             training = descend(self.problem, training, pixels, labels, rates[step], differentiable=True)
             training = replace(training, weights=self._jittered(training.weights, noise))
@@ -166,17 +150,3 @@ class Unrolled:
             spread = value.detach().square().mean().sqrt() * self.settings.noise
             moved[name] = value + torch.randn(value.shape, generator=noise).to(value.device) * spread
         return moved
-
-    def _move(self, loss: torch.Tensor, done: float) -> None:
-        """One step of Adam along the gradient, which is cut to twice its usual norm."""
-        self.optimiser.zero_grad()
-        torch.autograd.backward(loss, inputs=self._distilled())
-        limit = 2.0 * self.norm if self.norm else math.inf
-        norm = float(torch.nn.utils.clip_grad_norm_(self._distilled(), limit))
-        if not math.isfinite(norm):
-            return
-        kept = min(norm, limit)
-        self.norm = 0.9 * self.norm + 0.1 * kept if self.norm else kept
-        for group, rate in zip(self.optimiser.param_groups, self.first_rates, strict=True):
-            group["lr"] = annealed(rate, done)
-        self.optimiser.step()
