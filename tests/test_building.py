@@ -23,10 +23,12 @@ from fieldkit.cli.main import main
 from fieldkit.errors import DataError, Diverged, ResourceError, UsageError
 from fieldkit.field.training import train
 from fieldkit.hq import building
-from fieldkit.hq.building import RecipeSpec, Spec, build
+from fieldkit.hq.building import build
 from fieldkit.hq.compiler import Sgd
 from fieldkit.hq.distil.driver import Budget
 from fieldkit.hq.evidence.accuracy import FieldScores, expectation
+from fieldkit.hq.evidence.card import note_disagreement
+from fieldkit.hq.spec import RecipeSpec, Spec
 
 pytestmark = pytest.mark.hq
 
@@ -211,9 +213,9 @@ def test_a_set_without_numbers_is_divergence(spec: Spec, tmp_path: Path) -> None
 
 def test_a_field_engine_that_disagrees_with_torch_is_told() -> None:
     said: list[str] = []
-    building.note_disagreement({"field_engine": 0.970, "torch_unrounded": 0.974}, said.append)
+    note_disagreement({"field_engine": 0.970, "torch_unrounded": 0.974}, said.append)
     assert not said
-    building.note_disagreement({"field_engine": 0.970, "torch_unrounded": 0.976}, said.append)
+    note_disagreement({"field_engine": 0.970, "torch_unrounded": 0.976}, said.append)
     assert "97.0 % through the field engine, 97.6 % in torch" in said[0]
 
 

@@ -13,9 +13,10 @@ from fieldkit.cli import faces, options
 from fieldkit.errors import Interrupted, UsageError
 
 if TYPE_CHECKING:
-    from fieldkit.hq.building import Built, RecipeSpec
+    from fieldkit.hq.building import Built
     from fieldkit.hq.compiler import Optimiser
     from fieldkit.hq.distil.driver import Budget, Status
+    from fieldkit.hq.spec import RecipeSpec
 
 
 GO_ON = "the same command with --resume goes on"
@@ -138,8 +139,9 @@ def build(
     """
     from fieldkit.hq import building
     from fieldkit.hq.compiler.updates import Regularisation
+    from fieldkit.hq.spec import Spec
 
-    spec = building.Spec(
+    spec = Spec(
         data=data,
         ipc=ipc,
         method=method,
@@ -191,8 +193,8 @@ def _value(text: str) -> Any:
 
 def recipe(text: str) -> RecipeSpec:
     """A model with options, from "convnet:width=32,norm=group" or "package.module:factory:width=32"."""
-    from fieldkit.hq.building import RecipeSpec
     from fieldkit.hq.models import ARCHITECTURES
+    from fieldkit.hq.spec import RecipeSpec
 
     name, _, given = text.partition(":")
     factory, _, rest = given.partition(":")

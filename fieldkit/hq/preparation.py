@@ -1,0 +1,104 @@
+"""What a distillation starts from: the data cut in parts, the recipes compiled, the problem posed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from fieldkit.bundle.radiometry import Radiometry
+from fieldkit.bundle.recipe import Initial, Recipe
+from fieldkit.field.datasets import Dataset, check_enough
+from fieldkit.hq.compiler import Compiled, Data, Sgd, compile_recipe
+from fieldkit.hq.distil import method
+from fieldkit.hq.distil.problem import Problem
+from fieldkit.hq.models import build_model, recipe_name
+from fieldkit.hq.models.normalisation import Normalise
+from fieldkit.hq.sources import load
+from fieldkit.hq.spec import Spec, check_fits
+from fieldkit.hq.splitting import Splits, held_out_size, split
+
+
+@dataclass(frozen=True)
+class Material:
+    """A data set, its parts, and what recipes must know of it."""
+
+    dataset: Dataset
+    splits: Splits
+    data: Data
+
+
+def read(spec: Spec) -> Material:
+    """The data of a spec, cut in parts.
+
+    Raises UsageError where the spec does not fit the images, DataError for data that cannot be distilled.
+    """
+    dataset = load(spec.data)
+    check_fits(spec, dataset.train.images)
+    class_count = len(dataset.classes)
+    held_out = held_out_size(len(dataset.train), class_count)
+    check_enough(dataset, spec.per_class, probe=spec.probe, held_out=held_out)
+    splits = split(dataset.train, class_count, spec.probe, spec.seed)
+    return Material(dataset, splits, describe(dataset, splits))
+
+
+def describe(dataset: Dataset, splits: Splits) -> Data:
+    """What recipes must know of the data; the statistics are those of the images that are distilled."""
+    channels, height, width = dataset.train.images.shape[1:]
+    radiometry = Radiometry.measure(splits.real.images, dataset.bands)
+    return Data((channels, height, width), len(dataset.classes), radiometry)
+
+
+def compile_all(spec: Spec, data: Data) -> dict[str, Compiled]:
+    """Every recipe of the spec by its name in the bundle; the parity of each is proven."""
+    own = method(spec.method).training(spec.per_class * data.class_count)
+    schedule = own.schedule if spec.steps is None else own.schedule.with_steps(spec.steps)
+    schedule = replace(schedule, **spec.schedule)
+    if spec.batch is not None:
+        schedule = replace(schedule, batch=spec.batch)
+    compiled: dict[str, Compiled] = {}
+    for each in spec.recipes:
+        name = recipe_name(each.architecture)
+        name = name if name not in compiled else f"{name}-{len(compiled) + 1}"
+        made = compile_recipe(
+            each.architecture,
+            each.options,
+            data,
+            optimiser=spec.optimiser,
+            schedule=schedule,
+            augmentation=own.augmentation,
+            regularisation=spec.regularisation,
+            scopes=spec.scopes,
+        )
+        initial = Initial(seed=spec.seed if spec.init == "fixed" else None)
+        recipe = replace(made.recipe, name=name).with_training(schedule, initial)
+        compiled[name] = replace(made, recipe=recipe)
+    return compiled
+
+
+def pose(spec: Spec, material: Material, recipe: Recipe) -> Problem:
+    """The problem that the method is given: real images, and the recipe that the set is distilled for."""
+    data, device = material.data, "cuda" if torch.cuda.is_available() else "cpu"
+    first = spec.recipes[0]
+    module = build_model(first.architecture, first.options, data.input_shape, data.class_count)
+    # A method sees networks that drop nothing out: what it compares would be noise, and none that a seed repeats.
+    for each in module.modules():
+        each.train(any(True for _ in each.parameters()))
+    plain = spec.optimiser if isinstance(spec.optimiser, Sgd) else Sgd()
+    return Problem(
+        real=material.splits.real,
+        module=module.to(device),
+        normalise=Normalise(data.radiometry).to(device),
+        ipc=spec.ipc,
+        formation=spec.formation,
+        class_count=data.class_count,
+        schedule=recipe.schedule,
+        momentum=plain.momentum,
+        weight_decay=plain.weight_decay,
+        initial=recipe.initial,
+        augmentation=recipe.augmentation,
+        levels=spec.levels or np.iinfo(data.radiometry.dtype).max + 1,
+        seed=spec.seed,
+        device=device,
+    )

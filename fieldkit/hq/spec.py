@@ -1,0 +1,157 @@
+"""What a build is told, and the checks of it that need no data."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fieldkit.bundle.recipe import SCHEDULES, Schedule, is_scope
+from fieldkit.bundle.seal import MAX_NAME, name_fits
+from fieldkit.errors import UsageError
+from fieldkit.field.training import MAX_SEED
+from fieldkit.hq.compiler import Optimiser, Sgd
+from fieldkit.hq.compiler.updates import Regularisation
+from fieldkit.hq.distil import check_settings, method
+from fieldkit.hq.distil.driver import Budget
+from fieldkit.hq.models import check_options
+
+
+@dataclass(frozen=True)
+class RecipeSpec:
+    """One recipe to compile: an architecture's name and its options."""
+
+    architecture: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Spec:
+    """Everything that decides what a build makes.
+
+    data: what ``fieldkit.hq.sources.load`` takes.  ipc: distilled images per class.
+    formation: distilled images stored in the place of one, along each axis; 2 makes four times as many, half as large.
+    method, settings: the distillation and its own settings.  init: "fixed" or "random".
+    recipes: the first is the one that the set is distilled for.  steps, batch: how long a device trains, and on how
+    many images at a time; None takes the method's own.
+    schedule: what the recipes' schedule has in place of the method's own, by the names of ``Schedule``.
+    optimiser, regularisation: inside the train programs.  scopes: of the train programs that each recipe gets.
+    budget: how long to distil; None takes the method's own iterations.
+    probe: real images that the bundle carries.  levels: of a stored pixel; None takes all that its dtype has.
+    seed: of all randomness.  name: the bundle's; None takes the file's.
+    threads: of torch and onnxruntime; None takes every processor.
+    """
+
+    data: str
+    ipc: int = 10
+    formation: int = 1
+    method: str = "distribution"
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    init: str = "random"
+    recipes: tuple[RecipeSpec, ...] = (RecipeSpec("convnet"),)
+    steps: int | None = None
+    batch: int | None = None
+    schedule: Mapping[str, Any] = field(default_factory=dict)
+    optimiser: Optimiser = field(default_factory=Sgd)
+    regularisation: Regularisation = field(default_factory=Regularisation)
+    scopes: tuple[str, ...] = ("full",)
+    budget: Budget | None = None
+    probe: int = 0
+    levels: int | None = None
+    seed: int = 0
+    name: str | None = None
+    threads: int | None = None
+
+    @property
+    def per_class(self) -> int:
+        """Distilled images of each class, whatever size they are stored at."""
+        return self.ipc * self.formation**2
+
+    @property
+    def limits(self) -> Budget:
+        """The budget, or the method's own number of iterations."""
+        return self.budget or Budget(iterations=method(self.method).iterations)
+
+
+def check(spec: Spec, output: Path) -> None:
+    """Refuse what no data set can make right, before it is read."""
+    name = bundle_name(spec, output)
+    if not name_fits(name):
+        expected = f"1 to {MAX_NAME} printable characters"
+        raise UsageError("not a name for a bundle", where="name", found=repr(name), expected=expected)
+    if os.path.exists(output) and os.path.exists(spec.data) and os.path.samefile(output, spec.data):
+        raise UsageError("the bundle would replace the data it is made from", where=output, remedy="name another file")
+    if spec.budget is not None and not math.isfinite(spec.budget.seconds or 0.0):
+        raise UsageError("not a length of time", where="minutes", found=spec.budget.seconds, expected="a finite number")
+    if spec.seed > MAX_SEED:
+        raise UsageError("a seed out of range", where="seed", found=spec.seed, expected=f"0 to {MAX_SEED}")
+    least_of = {"ipc": 1, "formation": 1, "probe": 0, "seed": 0}
+    for where, least in least_of.items():
+        value = getattr(spec, where)
+        if value < least:
+            raise UsageError("too small", where=where, found=value, expected=f"at least {least}")
+    if spec.init not in ("fixed", "random"):
+        raise UsageError("unknown kind of initial weights", where="init", found=spec.init, expected="fixed or random")
+    if not spec.recipes:
+        raise UsageError("a bundle needs a recipe", where="recipes", expected="at least one")
+    check_settings(spec.method, spec.settings)
+    _check_training(spec)
+    for each in spec.recipes:
+        check_options(each.architecture, each.options)
+
+
+def _check_training(spec: Spec) -> None:
+    """How a device trains must be something that the compiler writes and, where it goes along, the method follows."""
+    if "full" not in spec.scopes:
+        raise UsageError("the set is distilled for whole trainings", where="scopes", expected="full among them")
+    for scope in spec.scopes:
+        if not is_scope(scope):
+            expected = "full, head, norm-bias, or last-K with K from 1 to 99"
+            raise UsageError("unknown scope", where="scopes", found=scope, expected=expected)
+    known = {each.name for each in fields(Schedule)} - {"steps", "batch", "rates"}
+    unknown = sorted(set(spec.schedule) - known)
+    if unknown or spec.schedule.get("kind", "cosine") not in SCHEDULES[:-1]:
+        found = ", ".join(unknown) or spec.schedule["kind"]
+        expected = f"{', '.join(SCHEDULES[:-1])} with {', '.join(sorted(known - {'kind'}))}"
+        raise UsageError("unknown schedule", where="schedule", found=found, expected=expected)
+    for name, value in spec.schedule.items():
+        if name != "kind" and not _fits_schedule(name, value):
+            expected = {"warmup": "a whole number", "milestones": "whole numbers"}.get(name, "a finite number")
+            raise UsageError("wrong value", where=f"schedule {name}", found=repr(value), expected=f"{expected} from 0")
+    plain = isinstance(spec.optimiser, Sgd) and not (spec.optimiser.nesterov or spec.optimiser.decoupled)
+    if method(spec.method).follows and not (plain and spec.regularisation == Regularisation()):
+        raise UsageError(
+            "the method follows a device's training through plain SGD only",
+            where=f"method {spec.method}",
+            found=f"{spec.optimiser}, {spec.regularisation}",
+            expected="sgd with momentum and weight decay, and no regularisation",
+            remedy="choose method distribution, or leave the optimiser as it is",
+        )
+
+
+def _fits_schedule(name: str, value: Any) -> bool:
+    """Whether ``value`` is of the kind that this field of a schedule takes, and not negative."""
+    values = value if name == "milestones" and isinstance(value, tuple) else (value,)
+    kinds = int if name in ("warmup", "milestones") else (int, float)
+    return all(isinstance(each, kinds) and not isinstance(each, bool) and 0 <= each < math.inf for each in values)
+
+
+def bundle_name(spec: Spec, output: Path) -> str:
+    """What the bundle is called: what the spec says, or the file's name."""
+    return output.stem if spec.name is None else spec.name
+
+
+def check_fits(spec: Spec, images: np.ndarray) -> None:
+    """Refuse a spec that these images, native counts [n, c, h, w], cannot follow."""
+    most, least = int(np.iinfo(images.dtype).max) + 1, min(images.shape[2:])
+    if spec.levels is not None and not 2 <= spec.levels <= most:
+        expected = f"2 to {most} of {images.dtype} pixels"
+        raise UsageError("levels do not fit", where="levels", found=spec.levels, expected=expected)
+    if spec.formation > least:
+        found = f"{spec.formation} for images of {images.shape[2]} x {images.shape[3]} pixels"
+        raise UsageError("images too small", where="formation", found=found, expected=f"at most {least}")
