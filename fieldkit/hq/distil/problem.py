@@ -120,6 +120,15 @@ class Problem:
         """float32 [n, k] for normalised pixels float32 [n, c, h, w]; differentiable in both."""
         return cast(torch.Tensor, functional_call(self.module, dict(weights), (pixels,)))
 
+    def answers(self, weights: Mapping[str, torch.Tensor], pixels: torch.Tensor) -> torch.Tensor:
+        """float32 [n, k]: the logits of a trained network in use, its running statistics among ``weights``."""
+        self.module.eval()
+        try:
+            with torch.no_grad():
+                return self.logits(weights, pixels)
+        finally:
+            self.module.train()
+
     def features(self, weights: Mapping[str, torch.Tensor], pixels: torch.Tensor) -> torch.Tensor:
         """float32 [n, f]: what the classifier's last layer reads; differentiable in both."""
         named = {f"module.{name}": value for name, value in weights.items()}
@@ -128,6 +137,10 @@ class Problem:
     def pixels(self, positions: np.ndarray) -> torch.Tensor:
         """The real images at ``positions``, normalised float32 [n, c, h, w]."""
         return cast(torch.Tensor, self.normalise(torch.from_numpy(self.real.images[positions]).to(self.device)))
+
+    def classes(self, positions: np.ndarray) -> torch.Tensor:
+        """The classes of the real images at ``positions``, int64 [n]."""
+        return torch.from_numpy(self.real.targets[positions]).to(self.device)
 
     def pick(self, per_class: int, rng: np.random.Generator) -> np.ndarray:
         """Positions of ``per_class`` real samples of every class, class 0 first: int64 [per_class * k].

@@ -79,9 +79,9 @@ class Ridge:
         positions = problem.workers.mine(rng.integers(len(problem.real), size=self.settings.real))
         with torch.no_grad():
             real = problem.features(weights, problem.pixels(positions))
-        targets = torch.from_numpy(problem.real.targets[positions]).to(problem.device)
         features = problem.features(weights, self.distilled.seen())
-        loss = regression_loss((features, self.distilled.labels()), (real, targets), ridge=self.settings.ridge)
+        sides = (features, self.distilled.labels()), (real, problem.classes(positions))
+        loss = regression_loss(*sides, ridge=self.settings.ridge)
         loss = loss * (len(positions) / self.settings.real)
         self.distilled.move(loss, done)
         pixels, labels = self.distilled.seen().detach(), self.distilled.labels().detach()
