@@ -14,10 +14,12 @@ from test_compiler import DATA, SCHEDULE, SMALL
 
 from fieldkit.bundle.samples import Samples
 from fieldkit.errors import UsageError
+from fieldkit.field.session import Stepper
 from fieldkit.field.training import Trainer
 from fieldkit.hq.compiler import AdamW, Sgd, compile_model, compile_recipe
 from fieldkit.hq.compiler.scopes import set_modes, trained_parameters
-from fieldkit.hq.compiler.updates import Regularisation
+from fieldkit.hq.compiler.updates import Regularisation, Update
+from fieldkit.hq.evidence.reference import Reference
 from fieldkit.hq.models import build_model
 
 pytestmark = pytest.mark.hq
@@ -48,6 +50,20 @@ def test_every_update_is_torchs(optimiser, regularisation):
     # compile_recipe raises if one step or fifty differ.
     made = compile_recipe("convnet", SMALL, DATA, optimiser=optimiser, schedule=SCHEDULE, regularisation=regularisation)
     assert made.parity.step_error > 0
+
+
+@pytest.mark.parametrize("optimiser", [Sgd(), AdamW()])
+def test_a_training_ends_where_torchs_does(optimiser):
+    # Adam's first steps are signs of gradients, so that it tells every difference of the samples, yet none of engine.
+    made = compile_recipe("mlp", {"width": 8}, DATA, optimiser=optimiser, schedule=replace(SCHEDULE, steps=30))
+    module = build_model("mlp", {"width": 8}, DATA.input_shape, 3)
+    trainer = Trainer(made.recipe, threads=1)
+    first, found = trainer.begin(0).tensors, trainer.fit(samples(), seed=0).weights
+    reference = Reference(made.recipe, module, DATA.radiometry, Update(optimiser))
+    expected = reference.train(samples(), 0, Stepper(made.recipe, "full").feeds).state_dict()
+    for name, each in found.items():
+        moved = np.abs(each - first[f"param.{name}"]).max()
+        np.testing.assert_allclose(each, expected[name].numpy(), rtol=0, atol=1e-4 * moved)
 
 
 def test_a_moving_average_is_what_a_device_exports():
