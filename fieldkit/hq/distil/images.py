@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -42,15 +43,21 @@ def first_pixels(problem: Problem, start: str, contrast: float, rng: np.random.G
     return _noisy(torch.zeros_like(repeated), 1.0, rng)
 
 
-def centres(problem: Problem, rng: np.random.Generator) -> torch.Tensor:
-    """Each class's k-means centres over about 1,000 images (more, if it is to have more than 100 centres)."""
+def centres(
+    problem: Problem, rng: np.random.Generator, view: Callable[[torch.Tensor], torch.Tensor] | None = None
+) -> torch.Tensor:
+    """Each class's k-means centres over about 1,000 images (more, if it is to have more than 100 centres).
+
+    view: what makes of normalised pixels [n, c, h, w] that which is averaged, [n, ...]; by default, the pixels that are
+    stored.  Returns float32 [per_class * k, ...], class 0 first.
+    """
     # Slow to import, and needed once.
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
 
     found: list[torch.Tensor] = []
     for group in problem.groups:
-        some = _some(problem, group, max(ENOUGH, 10 * problem.per_class), rng)
+        some = _some(problem, group, max(ENOUGH, 10 * problem.per_class), rng, view)
         seed = int(rng.integers(1 << 31))
         with warnings.catch_warnings():
             # Fewer different images than centres: some centres are the same, and noise tells them apart.
@@ -65,8 +72,14 @@ def _mean(problem: Problem, group: np.ndarray, rng: np.random.Generator) -> torc
     return _some(problem, group, ENOUGH, rng).mean(dim=0, keepdim=True)
 
 
-def _some(problem: Problem, group: np.ndarray, count: int, rng: np.random.Generator) -> torch.Tensor:
-    return problem.reduced(problem.pixels(rng.permutation(group)[:count]))
+def _some(
+    problem: Problem,
+    group: np.ndarray,
+    count: int,
+    rng: np.random.Generator,
+    view: Callable[[torch.Tensor], torch.Tensor] | None = None,
+) -> torch.Tensor:
+    return (view or problem.reduced)(problem.pixels(rng.permutation(group)[:count]))
 
 
 def _noisy(pixels: torch.Tensor, contrast: float, rng: np.random.Generator) -> torch.Tensor:
