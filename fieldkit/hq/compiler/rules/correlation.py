@@ -14,8 +14,8 @@ from dataclasses import replace
 
 from fieldkit.hq.compiler.graph import Graph
 from fieldkit.hq.compiler.nodes import Value
-from fieldkit.hq.compiler.rules import depthwise
-from fieldkit.hq.compiler.rules.window import Pair, Window, cut, every, join, kernel_matrix, patch_rows, shifted
+from fieldkit.hq.compiler.rules import depthwise, kernel_gradient
+from fieldkit.hq.compiler.rules.window import Pair, Window, cut, every, join, kernel_matrix, patch_rows
 
 # Measured with kernels of one place: Conv against one product of all images takes 2.4 times at 2x2 pixels, 0.8 at 4x4.
 FEW_PLACES = 8
@@ -132,34 +132,16 @@ def weight_gradient(graph: Graph, dy: Value, x: Value, weight: Value, window: Wi
     groups, channels = window.groups, weight.size(1)
     if window.places == 1 and out * channels < height * width * (out + channels * groups):
         return _sum_of_products(graph, dy, x, weight, window)
-    if window.stride != (1, 1) or _parts(weight, window, height * width) == 0:
-        signal = graph.reshape(graph.transpose(dy, (1, 0, 2, 3)), (groups, out // groups, batch * height * width))
-        turned = graph.transpose(signal, (0, 2, 1))
-        # On small images the way forward has made these rows.
-        each = [graph.op("MatMul", row, turned) for row in _rows_of_all(graph, x, window)]
-    else:
-        each = _products_of_shifts(graph, dy, x, window)
+    if _parts(weight, window, height * width) > 0:
+        way = kernel_gradient.from_shifts if window.stride == (1, 1) else kernel_gradient.from_phases
+        return graph.reshape(way(graph, dy, x, window), weight.shape)
+    signal = graph.reshape(graph.transpose(dy, (1, 0, 2, 3)), (groups, out // groups, batch * height * width))
+    turned = graph.transpose(signal, (0, 2, 1))
+    # The way forward has made these rows.
+    each = [graph.op("MatMul", row, turned) for row in _rows_of_all(graph, x, window)]
     parted = (groups, *window.kernel, channels, out // groups)
     ordered = graph.transpose(graph.reshape(join(graph, each, 1), parted), (0, 4, 3, 1, 2))
     return graph.reshape(ordered, weight.shape)
-
-
-def _products_of_shifts(graph: Graph, dy: Value, x: Value, window: Window) -> list[Value]:
-    """For each row of the kernel the product of x, shifted along the width, and dy, shifted along the height.
-
-    That moves half as much as rows of patches: [groups, kw * in / groups, out / groups] per row, at stride 1.
-    """
-    (batch, channels, height, width), (out, columns), groups = x.sizes, (dy.size(1), dy.size(3)), window.groups
-    images = graph.reshape(graph.transpose(x, (1, 0, 2, 3)), (groups, channels // groups, batch * height, width))
-    lefts = [column * window.dilation[1] - window.before[1] for column in range(window.kernel[1])]
-    band = join(graph, [shifted(graph, images, 3, left, columns) for left in lefts], 1)
-    read = graph.reshape(band, (groups, band.size(1), batch * height * columns))
-    signal, products = graph.transpose(dy, (1, 0, 2, 3)), []
-    for row in range(window.kernel[0]):
-        moved = shifted(graph, signal, 2, window.before[0] - row * window.dilation[0], height)
-        each = graph.reshape(moved, (groups, out // groups, batch * height * columns))
-        products.append(graph.op("MatMul", read, graph.transpose(each, (0, 2, 1))))
-    return products
 
 
 def _sum_of_products(graph: Graph, dy: Value, x: Value, weight: Value, window: Window) -> Value:

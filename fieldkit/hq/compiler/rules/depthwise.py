@@ -58,19 +58,12 @@ def _by_channel(graph: Graph, x: Value, matrices: Value, size: Pair) -> Value:
 def _matrices(graph: Graph, weight: Value, window: Window, size: Pair) -> Value:
     """Each channel's kernel as a matrix from pixels to places: [c, h * w, h' * w']."""
     (height, width), (rows, columns) = size, window.output(*size)
-    across = graph.constant(_reads(window, 1, width, columns).reshape(window.kernel[1], -1))
-    down = graph.constant(_reads(window, 0, height, rows).reshape(window.kernel[0], -1).T)
+    across = graph.constant(window.reads(1, width, columns).reshape(window.kernel[1], -1))
+    down = graph.constant(window.reads(0, height, rows).reshape(window.kernel[0], -1).T)
     each = graph.op("MatMul", graph.reshape(weight, (-1, window.kernel[1])), across)
     both = graph.op("MatMul", down, graph.reshape(each, (-1, window.kernel[0], width * columns)))
     ordered = graph.transpose(graph.reshape(both, (-1, height, rows, width, columns)), (0, 1, 3, 2, 4))
     return graph.reshape(ordered, (weight.size(0), height * width, rows * columns))
-
-
-def _reads(window: Window, axis: int, size: int, places: int) -> np.ndarray:
-    """1 where row k of the kernel at place p reads the image's row i, else 0: float32[kernel, size, places]."""
-    first = np.arange(places) * window.stride[axis] - window.before[axis]
-    read = first + window.dilation[axis] * np.arange(window.kernel[axis])[:, None]
-    return np.asarray(read[:, None, :] == np.arange(size)[:, None], np.float32)
 
 
 def dense_weight_gradient(graph: Graph, dy: Value, x: Value, weight: Value, window: Window) -> Value:
@@ -81,8 +74,8 @@ def dense_weight_gradient(graph: Graph, dy: Value, x: Value, weight: Value, wind
     signal = graph.transpose(graph.reshape(dy, (batch, channels, rows * columns)), (1, 0, 2))
     whole = graph.reshape(graph.op("MatMul", images, signal), (channels, height, width, rows, columns))
     ordered = graph.reshape(graph.transpose(whole, (0, 1, 3, 2, 4)), (-1, width * columns))
-    across = graph.constant(_reads(window, 1, width, columns).reshape(window.kernel[1], -1).T)
-    down = graph.constant(_reads(window, 0, height, rows).reshape(window.kernel[0], -1))
+    across = graph.constant(window.reads(1, width, columns).reshape(window.kernel[1], -1).T)
+    down = graph.constant(window.reads(0, height, rows).reshape(window.kernel[0], -1))
     each = graph.reshape(graph.op("MatMul", ordered, across), (channels, height * rows, window.kernel[1]))
     return graph.reshape(graph.op("MatMul", down, each), weight.shape)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from fieldkit.hq.compiler.graph import Graph
 from fieldkit.hq.compiler.nodes import Value
 
@@ -44,6 +46,16 @@ class Window:
             )
         )
         return (first, second)
+
+    def shift(self, axis: int, index: int) -> tuple[int, int]:
+        """Row or column ``index`` of the kernel reads, for place i, element (i + first) * stride + second."""
+        return divmod(self.dilation[axis] * index - self.before[axis], self.stride[axis])
+
+    def reads(self, axis: int, size: int, places: int) -> np.ndarray:
+        """1 where row or column k of the kernel at place p reads element i, else 0: float32[kernel, size, places]."""
+        first = np.arange(places) * self.stride[axis] - self.before[axis]
+        read = first + self.dilation[axis] * np.arange(self.kernel[axis])[:, None]
+        return np.asarray(read[:, None, :] == np.arange(size)[:, None], np.float32)
 
     def attributes(self) -> dict[str, list[int] | int | None]:
         """As ONNX's Conv and ConvTranspose take it; None where their default says it."""
