@@ -43,13 +43,22 @@ def build_own(options: FactoryOptions, input_shape: Shape, class_count: int) -> 
 
     Raises UsageError if the factory fails, or makes something else than a classifier of ``class_count`` classes.
     """
+    module = make_module(options, input_shape, class_count)
+    _try(module, options.factory, input_shape, class_count)
+    return module
+
+
+def make_module(options: FactoryOptions, input_shape: Shape, class_count: int) -> nn.Module:
+    """Whatever module a factory makes, told of images of (channels, height, width) and of the classes if it asks.
+
+    Raises UsageError if the factory fails or makes no module.
+    """
     factory = find(options.factory)
-    with _current_folder(), _Quoted(options.factory, "the factory failed"):
+    with _current_folder(), Quoted(options.factory, "the factory failed"):
         module = factory(**_arguments(factory, options, input_shape, class_count))
     if not isinstance(module, nn.Module):
         found, expected = type(module).__name__, "a torch.nn.Module"
         raise UsageError("the factory makes no module", where=options.factory, found=found, expected=expected)
-    _try(module, options.factory, input_shape, class_count)
     return module
 
 
@@ -57,8 +66,8 @@ def find(name: str) -> Callable[..., Any]:
     """The factory at "package.module:factory"."""
     path, _, attribute = name.partition(":")
     if not path or not attribute:
-        raise UsageError("not a factory", where="recipe", found=name, expected="package.module:factory")
-    with _current_folder(), _Quoted(name, "the module cannot be imported"):
+        raise UsageError("not a factory", where="factory", found=name, expected="package.module:factory")
+    with _current_folder(), Quoted(name, "the module cannot be imported"):
         try:
             found: Any = importlib.import_module(path)
         except ModuleNotFoundError as error:
@@ -111,7 +120,7 @@ def _try(module: nn.Module, name: str, input_shape: Shape, class_count: int) -> 
     """Run the module once, without a trace in its statistics."""
     was = module.training
     module.eval()
-    with torch.no_grad(), _Quoted(name, f"the module fails on images of shape {input_shape}"):
+    with torch.no_grad(), Quoted(name, f"the module fails on images of shape {input_shape}"):
         logits = module(torch.zeros(TRIAL, *input_shape))
     module.train(was)
     found = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
@@ -136,7 +145,7 @@ def _current_folder() -> Iterator[None]:
         sys.path.remove(folder)
 
 
-class _Quoted(AbstractContextManager[None]):
+class Quoted(AbstractContextManager[None]):
     """Turns whatever error other people's code raises into a UsageError that quotes it."""
 
     def __init__(self, where: str, message: str) -> None:
