@@ -11,6 +11,7 @@ import math
 from fieldkit.hq.compiler.nodes import Value
 from fieldkit.hq.compiler.rules.call import Call, Pullback, Rule, unbroadcast
 from fieldkit.hq.compiler.rules.masks import above, between
+from fieldkit.hq.compiler.rules.standardisation import line
 
 Made = tuple[Value, Pullback | None]
 
@@ -194,14 +195,15 @@ def hard_sigmoid(call: Call, x: Value) -> Made:
 
 
 def hard_swish(call: Call, x: Value) -> Made:
+    """x times its hard sigmoid, of slope x / 3 + 1/2 between -3 and 3, 0 below and 1 above."""
     graph = call.graph
     gate = graph.op("HardSigmoid", x, alpha=1.0 / 6.0, beta=0.5)
 
     def pullback(dy: Value) -> tuple[Value]:
-        # The gate's slope is 1/6 between -3 and 3, where x / 6 is the gate less a half.
-        inside = between(graph, x, -3.0, 3.0)
-        bend = graph.op("Mul", graph.op("Sub", gate, call.tensor(0.5)), inside)
-        return (graph.op("Mul", dy, graph.op("Add", gate, bend)),)
+        # What the line lacks to 1 falls from 3/2 to -1/2 and is cut to 0 beyond; then so is what that lacks to 1.
+        lacking = graph.op("ThresholdedRelu", line(graph, x, -1.0 / 3.0, 0.5), alpha=-0.5)
+        slope = graph.op("ThresholdedRelu", graph.op("Sub", call.tensor(1.0), lacking), alpha=-0.5)
+        return (graph.op("Mul", dy, slope),)
 
     return graph.op("Mul", x, gate), pullback
 

@@ -7,6 +7,7 @@ and standardises; in its other form it is an affine map per cell, in one pass.  
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from fieldkit.hq.compiler.graph import Graph
@@ -81,6 +82,13 @@ def scale_cells(graph: Graph, x: Value, scale: Value | None, offset: Value | Non
     zeros, ones = filled(graph, 0.0, x.size(1)), filled(graph, 1.0, x.size(1))
     neutral = Moments(zeros, ones, 0.0)
     return rescale(graph, x, neutral, ones if scale is None else scale, zeros if offset is None else offset)
+
+
+def line(graph: Graph, x: Value, slope: float, level: float) -> Value:
+    """slope * x + level in one pass; x is float32, of any static shape."""
+    cells = x if x.rank > 1 else graph.reshape(x, (1, math.prod(x.sizes)))
+    numbers = (filled(graph, each, cells.size(1)) for each in (slope, level))
+    return graph.reshape(scale_cells(graph, cells, *numbers), x.shape)
 
 
 def trains(*values: Value | None) -> bool:
