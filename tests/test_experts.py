@@ -52,3 +52,11 @@ def test_one_lesson_equals_torchs_own_step() -> None:
     optimiser.step()
     for name, value in model.state_dict().items():
         torch.testing.assert_close(kept[1][name], value, atol=1e-5, rtol=1e-4)
+
+
+def test_answers_leave_the_modules_modes_as_they_were() -> None:
+    module = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 8), torch.nn.Dropout(), torch.nn.Linear(8, 3))
+    module[2].eval()
+    posed = replace(problem(), module=module)
+    posed.answers(posed.fresh_model(0), posed.pixels(np.arange(4)))
+    assert [each.training for each in module] == [True, True, False, True]

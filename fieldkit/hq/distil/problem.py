@@ -6,7 +6,8 @@ time, checkpoints, selection and progress.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol, TypeAlias, cast
@@ -120,14 +121,22 @@ class Problem:
         """float32 [n, k] for normalised pixels float32 [n, c, h, w]; differentiable in both."""
         return cast(torch.Tensor, functional_call(self.module, dict(weights), (pixels,)))
 
-    def answers(self, weights: Mapping[str, torch.Tensor], pixels: torch.Tensor) -> torch.Tensor:
-        """float32 [n, k]: the logits of a trained network in use, its running statistics among ``weights``."""
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Within, the module reads running statistics and drops nothing out, as a trained network in use does."""
+        modes = {each: each.training for each in self.module.modules()}
         self.module.eval()
         try:
-            with torch.no_grad():
-                return self.logits(weights, pixels)
+            yield
         finally:
-            self.module.train()
+            # Not train(): a module may be posed with some of its layers out of training.
+            for each, training in modes.items():
+                each.training = training
+
+    def answers(self, weights: Mapping[str, torch.Tensor], pixels: torch.Tensor) -> torch.Tensor:
+        """float32 [n, k]: the logits of a trained network in use, its running statistics among ``weights``."""
+        with self.in_use(), torch.no_grad():
+            return self.logits(weights, pixels)
 
     def features(self, weights: Mapping[str, torch.Tensor], pixels: torch.Tensor) -> torch.Tensor:
         """float32 [n, f]: what the classifier's last layer reads; differentiable in both."""
