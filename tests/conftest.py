@@ -9,9 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import handmade
+import hypothesis
 import pytest
 
 from fieldkit.bundle.writer import save_bundle
+
+# How long an example takes says more about the machine than about the code.
+hypothesis.settings.register_profile("fieldkit", deadline=None)
+hypothesis.settings.load_profile("fieldkit")
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fieldkit.bundle.recipe import Initial, Tensor
-from fieldkit.bundle.weights import draw, initial_weights, uniforms
+from fieldkit.bundle.weights import draw, halves, initial_weights, uniforms
 from fieldkit.errors import IncompatibleBundle
 
 seeds = st.integers(0, 2**64 - 1)
@@ -35,6 +35,15 @@ def philox(key: tuple[int, int], counter: int) -> list[int]:
 def test_uniforms_are_philox_as_published(seed: int, stream: int) -> None:
     expected = [(word >> 11) * 2.0**-53 for counter in (1, 2) for word in philox((seed, stream), counter)]
     assert uniforms(seed, stream, 8).tolist() == expected
+
+
+@given(seeds, st.integers(0, 2**40), st.integers(0, 17))
+def test_halves_are_philox_words_cut_in_two(seed: int, stream: int, count: int) -> None:
+    words = [word for counter in range(1, 4) for word in philox((seed, stream), counter)]
+    parts = [part for word in words for part in (word & (2**32 - 1), word >> 32)]
+    found = halves(seed, stream, count)
+    assert found.dtype == np.float32
+    assert found.tolist() == [(part >> 8) * 2.0**-24 for part in parts[:count]]
 
 
 @given(seeds, st.integers(0, 1000), st.integers(0, 40), st.integers(0, 40))

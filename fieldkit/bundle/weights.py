@@ -22,6 +22,16 @@ def uniforms(seed: int, stream: int, count: int) -> np.ndarray:
     return (raw >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
+def halves(seed: int, stream: int, count: int) -> np.ndarray:
+    """float32 [count] in [0, 1), two from each raw value, the lower half first: a third of the time of ``uniforms``.
+
+    Value j depends on (seed, stream, j) alone.
+    """
+    key = np.array([seed, stream], dtype=np.uint64)
+    raw = np.random.Philox(key=key).random_raw((count + 1) // 2).astype("<u8", copy=False)
+    return (raw.view("<u4")[:count] >> np.uint32(8)).astype(np.float32) * np.float32(2.0**-24)
+
+
 def draw(tensor: Tensor, seed: int, stream: int) -> np.ndarray:
     """First values of one tensor, float32 [*tensor.shape], by its law."""
     law, value = tensor.law

@@ -6,11 +6,11 @@ alone, so a training that was stopped and resumed repeats them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
-from fieldkit.bundle.weights import uniforms
+from fieldkit.bundle.weights import halves, uniforms
 from fieldkit.field.session import RANDOM
 
 # Streams below belong to the initial weights (one per parameter); minibatch orders start at ORDERS.
@@ -20,7 +20,9 @@ RANDOMS = 3 << 32
 
 def draw(seed: int, step: int, shape: tuple[int, int]) -> np.ndarray:
     """The ``aug`` input of training step ``step``: float32 [batch, width] in [0, 1)."""
-    return _below_one(uniforms(seed, DRAWS + step, shape[0] * shape[1])).reshape(shape)
+    flat = uniforms(seed, DRAWS + step, shape[0] * shape[1]).astype(np.float32)
+    # Rounding may reach 1.0, which the program's contract leaves out.
+    return np.minimum(flat, np.nextafter(np.float32(1), np.float32(0))).reshape(shape)
 
 
 def in_order(feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
@@ -29,15 +31,6 @@ def in_order(feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
     return [numbered[number] for number in sorted(numbered, key=lambda number: (len(number), number))]
 
 
-def draw_randoms(seed: int, step: int, arrays: Sequence[np.ndarray]) -> None:
-    """Fill the ``random.<i>`` inputs of training step ``step``, float32 of any shapes, in order of their numbers."""
-    flat = _below_one(uniforms(seed, RANDOMS + step, sum(each.size for each in arrays)))
-    first = 0
-    for each in arrays:
-        each[...] = flat[first : first + each.size].reshape(each.shape)
-        first += each.size
-
-
-def _below_one(flat: np.ndarray) -> np.ndarray:
-    """As float32; rounding may reach 1.0, which the program's contract leaves out."""
-    return np.minimum(flat.astype(np.float32), np.nextafter(np.float32(1), np.float32(0)))
+def draw_randoms(seed: int, step: int, count: int) -> np.ndarray:
+    """The ``random.<i>`` inputs of training step ``step``, one after the other: float32 [count] in [0, 1)."""
+    return halves(seed, RANDOMS + step, count)

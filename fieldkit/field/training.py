@@ -7,8 +7,10 @@ from its state ends with the same bits.
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -184,8 +186,9 @@ class Trainer:
         """
         feed = Feed(self._stepper.feeds, samples, seed, self.recipe.name)
         self._stepper.load(state.tensors)
-        for step in range(state.step, schedule.steps):
-            feed.fill(step, schedule.learning_rate(step))
+        steps = range(state.step, schedule.steps)
+        for step in feed.ahead(steps):
+            self._stepper.feeds["lr"][...] = schedule.learning_rate(step)
             loss = self._stepper.step()
             if not math.isfinite(loss):
                 raise _diverged(self.recipe.name, f"loss {loss} at step {step + 1} of {schedule.steps}")
@@ -205,7 +208,7 @@ class Trainer:
 
 
 class Feed:
-    """Fills the arrays that the train program reads: samples, learning rate, step and augmentation."""
+    """Fills the arrays that the train program reads: samples, step, augmentation and other randoms."""
 
     def __init__(self, feeds: Mapping[str, np.ndarray], samples: Samples, seed: int, where: str) -> None:
         self.feeds = feeds
@@ -220,28 +223,49 @@ class Feed:
         if len(samples) <= self.batch:
             # The whole set fits: it is written once.  What pads it are real samples, so that nothing can overflow,
             # and weight 0 keeps them out of the loss.
-            self._write(np.arange(self.batch) % len(samples))
+            self._set(self._chosen(np.arange(self.batch) % len(samples)))
             feeds["weights"][len(samples) :] = 0.0
 
-    def fill(self, step: int, rate: float) -> None:
-        """Set everything that step ``step`` reads."""
-        if len(self.samples) > self.batch:
-            self._write(minibatch(self.seed, step, len(self.samples), self.batch))
-        self.feeds["lr"][...] = rate
-        if "step" in self.feeds:
-            self.feeds["step"][...] = step
-        if "aug" in self.feeds:
-            batch, width = self.feeds["aug"].shape
-            self.feeds["aug"][...] = augmentation.draw(self.seed, step, (batch, width))
-        augmentation.draw_randoms(self.seed, step, self.randoms)
+    def ahead(self, steps: Sequence[int]) -> Iterator[int]:
+        """Each step in turn, once all that it reads but the learning rate is set.
 
-    def _write(self, positions: np.ndarray) -> None:
+        What the next step reads is drawn and gathered beside the step at hand, since onnxruntime leaves Python free.
+        """
+        with ThreadPoolExecutor(1) as host:
+            coming = [host.submit(self._prepared, step) for step in steps[:1]]
+            for step, following in itertools.zip_longest(steps, steps[1:]):
+                self._set(coming.pop().result())
+                if following is not None:
+                    coming.append(host.submit(self._prepared, following))
+                yield step
+
+    def fill(self, step: int) -> None:
+        """Set all that step ``step`` reads but the learning rate."""
+        self._set(self._prepared(step))
+
+    def _prepared(self, step: int) -> dict[str, np.ndarray]:
+        """What changes from step to step, by the names of inputs; ``random`` stands for all of ``random.<i>``."""
+        made = {"step": np.array(step, np.float32)}
+        if len(self.samples) > self.batch:
+            made |= self._chosen(minibatch(self.seed, step, len(self.samples), self.batch))
+        if "aug" in self.feeds:
+            made["aug"] = augmentation.draw(self.seed, step, self.feeds["aug"].shape)
+        return made | {"random": augmentation.draw_randoms(self.seed, step, sum(each.size for each in self.randoms))}
+
+    def _set(self, made: Mapping[str, np.ndarray]) -> None:
+        for name in made.keys() & self.feeds.keys():
+            self.feeds[name][...] = made[name]
+        if "random" not in made:
+            return
+        parts = np.split(made["random"], np.cumsum([each.size for each in self.randoms])[:-1])
+        for each, values in zip(self.randoms, parts, strict=False):
+            each[...] = values.reshape(each.shape)
+
+    def _chosen(self, positions: np.ndarray) -> dict[str, np.ndarray]:
         chosen = self.samples.take(positions)
-        self.feeds["images"][...] = chosen.images
         if chosen.targets.ndim == 1:
-            self.feeds["targets"][...] = chosen.targets[:, None] == np.arange(self.classes)
-        else:
-            self.feeds["targets"][...] = chosen.targets
+            return {"images": chosen.images, "targets": chosen.targets[:, None] == np.arange(self.classes)}
+        return {"images": chosen.images, "targets": chosen.targets}
 
     def _check(self, where: str) -> None:
         """The samples fit the program: at least one, all of its image shape and of its classes."""

@@ -65,7 +65,7 @@ class Reference:
         for scalar in ("lr", "step"):
             given.pop(scalar, None)
         for step in range(recipe.schedule.steps):
-            feed.fill(step, recipe.schedule.learning_rate(step))
+            feed.fill(step)
             for parameter in update.parameters.values():
                 parameter.grad = None
             with replayed(in_order(feeds)):
