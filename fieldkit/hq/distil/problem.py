@@ -6,10 +6,11 @@ time, checkpoints, selection and progress.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Protocol, TypeAlias, cast
 
 import numpy as np
@@ -44,6 +45,10 @@ class Snapshot:
     schedule: Schedule | None = None
 
 
+def silent(text: str) -> None:
+    """Tell nobody."""
+
+
 @dataclass(frozen=True)
 class Problem:
     """The frozen task that a method solves.
@@ -59,7 +64,10 @@ class Problem:
     levels: how many values a stored pixel can take.
     device: where torch computes; ``module`` and ``normalise`` are there already.
     start: where pixels start, one of ``images.STARTS``; None leaves it to the method.
+    labels: "hard" or "learned" ones; None leaves it to the method.
     workers: the processes that share the work.
+    cache: a folder, for this architecture alone, for what is dear to make and can be made anew; None keeps nothing.
+    note: told, in a line, what goes on beside iterations.
     """
 
     real: Samples
@@ -77,7 +85,10 @@ class Problem:
     device: str = "cpu"
     formation: int = 1
     start: str | None = None
+    labels: str | None = None
     workers: Workers = field(default_factory=Workers)
+    cache: Path | None = None
+    note: Callable[[str], None] = silent
 
     @property
     def per_class(self) -> int:
