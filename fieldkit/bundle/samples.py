@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -25,3 +26,11 @@ class Samples:
     def take(self, indices: np.ndarray | Sequence[int] | slice) -> Samples:
         """The samples at these positions, in this order."""
         return Samples(self.images[indices], self.targets[indices])
+
+    def digest(self) -> str:
+        """SHA-256, hex, of images and targets."""
+        found = hashlib.sha256()
+        for array in (self.images, self.targets):
+            found.update(str((array.shape, array.dtype.str)).encode())
+            found.update(np.ascontiguousarray(array).tobytes())
+        return found.hexdigest()

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import platform
 from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
-
-import numpy as np
 
 from fieldkit.bundle.manifest import Manifest
 from fieldkit.field.datasets import Dataset
@@ -41,21 +38,12 @@ def provenance(spec: Spec, dataset: Dataset) -> dict[str, Any]:
     """Where a bundle comes from: no paths, no dates, so that the same build gives the same bytes."""
     libraries = ("fieldkit", "numpy", "torch", "onnx", "onnxruntime", "h5py")
     return {
-        "data": {"name": dataset.name, "source": dataset.source, "sha256": digest(dataset)},
+        "data": {"name": dataset.name, "source": dataset.source, "sha256": dataset.train.digest()},
         "seed": spec.seed,
         "init": spec.init,
         "python": platform.python_version(),
         "libraries": {name: version(name).partition("+")[0] for name in libraries},
     }
-
-
-def digest(dataset: Dataset) -> str:
-    """SHA-256, hex, of the training images and labels."""
-    found = hashlib.sha256()
-    for array in (dataset.train.images, dataset.train.targets):
-        found.update(str((array.shape, array.dtype.str)).encode())
-        found.update(np.ascontiguousarray(array).tobytes())
-    return found.hexdigest()
 
 
 def fingerprint(spec: Spec, dataset: Dataset) -> dict[str, Any]:
@@ -64,4 +52,4 @@ def fingerprint(spec: Spec, dataset: Dataset) -> dict[str, Any]:
     for name in ("data", "threads", "budget", "name"):
         del document[name]
     plain = {name: value if isinstance(value, int | str | None) else repr(value) for name, value in document.items()}
-    return plain | {"data": digest(dataset)}
+    return plain | {"data": dataset.train.digest()}
