@@ -21,7 +21,8 @@ from fieldkit.errors import Diverged, ResourceError, UsageError
 from fieldkit.field.augmentation import draw
 from fieldkit.field.training import minibatch
 from fieldkit.hq.augmentation import augment
-from fieldkit.hq.distil import METHODS, distribution, driver, images, method, ridge, start, unrolled
+from fieldkit.hq.compiler.optimisers import AdamW, Sgd
+from fieldkit.hq.distil import METHODS, distribution, driver, images, method, ridge, siamese, start, unrolled
 from fieldkit.hq.distil.descent import Training, descend
 from fieldkit.hq.distil.driver import Budget, Checkpoint, Status, drive
 from fieldkit.hq.distil.pool import Pool
@@ -151,7 +152,7 @@ def test_random_takes_real_images_of_each_class() -> None:
 class TestDistributionMatching:
     def test_loss_and_gradient_equal_a_loop_over_classes(self) -> None:
         """The authors' structure: class by class, real and distilled each through the network on their own."""
-        posed, augmentation = problem(), distribution.SIAMESE
+        posed, augmentation = problem(), siamese.SIAMESE
         rng = np.random.default_rng(3)
         weights = posed.fresh_model(5)
         real = posed.pixels(posed.pick(4, rng))
@@ -188,7 +189,8 @@ class TestUnrolled:
             labels = torch.softmax(made.distilled.logits.double().detach(), dim=1)
             training = Training.begin(posed, 0)
             doubled = {name: value.double() for name, value in training.weights.items()}
-            training = Training(0, doubled, {name: torch.zeros_like(value) for name, value in doubled.items()})
+            still = {f"momentum.{name}": torch.zeros_like(value) for name, value in doubled.items()}
+            training = Training(0, doubled, still)
             training = training.detached()
             for _ in range(3):
                 training = descend(posed, training, pixels, labels, 0.1, differentiable=differentiable)
@@ -205,22 +207,32 @@ class TestUnrolled:
         down = loss(moved, False).item()
         assert float(gradient[place]) == pytest.approx((up - down) / 2e-5, rel=1e-3)
 
-    def test_one_descent_step_equals_torchs_sgd(self) -> None:
-        posed = problem(batch=4, augmentation=Augmentation(shift=0.1))
-        posed = Problem(**vars(posed) | {"weight_decay": 0.01})
+    @pytest.mark.parametrize(
+        "optimiser",
+        [
+            Sgd(0.9, 0.01),
+            Sgd(0.9, 0.01, nesterov=True),
+            Sgd(0.5, 0.1, decoupled=True),
+            Sgd(0.0),
+            AdamW(eps=1e-4, weight_decay=0.1),
+        ],
+        ids=str,
+    )
+    def test_descent_equals_torchs_own(self, optimiser: Sgd | AdamW) -> None:
+        posed = replace(problem(batch=4, augmentation=Augmentation(shift=0.1)), optimiser=optimiser)
         pixels, labels = posed.pixels(np.arange(6)), torch.eye(3).repeat(2, 1)
         training = Training.begin(posed, 7)
         model = build_model("convnet", {"depth": 2, "width": 4}, (1, 8, 8), 3)
         model.load_state_dict(training.weights)
-        optimiser = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01)
+        reference = optimiser.reference(model.parameters(), optimiser.trial_rate)
         for step in range(3):
             positions = minibatch(7, step, 6, 4)
             uniforms = torch.from_numpy(draw(7, step, (4, 2)))
             batch = augment(pixels[positions], uniforms, posed.augmentation)
-            optimiser.zero_grad()
+            reference.zero_grad()
             torch.nn.functional.cross_entropy(model(batch), labels[positions]).backward()
-            optimiser.step()
-            training = descend(posed, training.detached(), pixels, labels, 0.1)
+            reference.step()
+            training = descend(posed, training.detached(), pixels, labels, optimiser.trial_rate)
         for name, value in model.state_dict().items():
             torch.testing.assert_close(training.weights[name].detach(), value)
 

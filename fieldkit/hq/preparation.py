@@ -10,7 +10,7 @@ import torch
 from fieldkit.bundle.radiometry import Radiometry
 from fieldkit.bundle.recipe import Initial, Recipe
 from fieldkit.field.datasets import Dataset, check_enough
-from fieldkit.hq.compiler import Compiled, Data, Sgd, compile_recipe
+from fieldkit.hq.compiler import Compiled, Data, compile_recipe
 from fieldkit.hq.distil import method
 from fieldkit.hq.distil.problem import Problem
 from fieldkit.hq.models import build_model, recipe_name
@@ -85,7 +85,6 @@ def pose(spec: Spec, material: Material, recipe: Recipe) -> Problem:
     # A method sees networks that drop nothing out: what it compares would be noise, and none that a seed repeats.
     for each in module.modules():
         each.train(any(True for _ in each.parameters()))
-    plain = spec.optimiser if isinstance(spec.optimiser, Sgd) else Sgd()
     return Problem(
         real=material.splits.real,
         module=module.to(device),
@@ -94,8 +93,7 @@ def pose(spec: Spec, material: Material, recipe: Recipe) -> Problem:
         formation=spec.formation,
         class_count=data.class_count,
         schedule=recipe.schedule,
-        momentum=plain.momentum,
-        weight_decay=plain.weight_decay,
+        optimiser=spec.optimiser,
         initial=recipe.initial,
         augmentation=recipe.augmentation,
         levels=spec.levels or np.iinfo(data.radiometry.dtype).max + 1,

@@ -123,14 +123,13 @@ def _check_training(spec: Spec) -> None:
         if name != "kind" and not _fits_schedule(name, value):
             expected = {"warmup": "a whole number", "milestones": "whole numbers"}.get(name, "a finite number")
             raise UsageError("wrong value", where=f"schedule {name}", found=repr(value), expected=f"{expected} from 0")
-    plain = isinstance(spec.optimiser, Sgd) and not (spec.optimiser.nesterov or spec.optimiser.decoupled)
-    if method(spec.method).follows and not (plain and spec.regularisation == Regularisation()):
+    if method(spec.method).follows and spec.regularisation != Regularisation():
         raise UsageError(
-            "the method follows a device's training through plain SGD only",
+            "the method follows a device's training, which it cannot do through regularisation",
             where=f"method {spec.method}",
-            found=f"{spec.optimiser}, {spec.regularisation}",
-            expected="sgd with momentum and weight decay, and no regularisation",
-            remedy="choose method distribution, or leave the optimiser as it is",
+            found=spec.regularisation,
+            expected="no regularisation",
+            remedy="choose a method that does not follow the device (docs/methods.md), or leave the regularisation out",
         )
 
 

@@ -9,7 +9,7 @@ from typing import Any, get_type_hints
 
 from fieldkit.bundle.recipe import Augmentation, Schedule
 from fieldkit.errors import UsageError
-from fieldkit.hq.distil import distribution, random, ridge, unrolled
+from fieldkit.hq.distil import distribution, random, ridge, siamese, unrolled
 from fieldkit.hq.distil.problem import Distillation, Problem
 
 FEW = 20
@@ -20,7 +20,7 @@ MILD = Augmentation(shift=0.08, scale=0.1, rotate=10)
 class Method:
     """start: makes a Distillation from (problem, settings).  settings: a frozen dataclass that checks its own values.
 
-    follows: whether it goes along with a device's training step by step, which it does for SGD with momentum.
+    follows: whether it goes along with a device's training step by step, which no regularisation must disturb.
 
     iterations: the budget when the user names none.  training: how a device trains on a set of so many images, when
     the user says nothing.
@@ -44,7 +44,7 @@ class Training:
 def augmented(count: int) -> Training:
     """For sets that were made without regard to a schedule: augmentation makes many of few images."""
     schedule = Schedule(steps=300, batch=min(count, 100), kind="cosine", rate=0.02, warmup=10)
-    return Training(schedule, distribution.SIAMESE)
+    return Training(schedule, siamese.SIAMESE)
 
 
 def performance(count: int) -> Training:

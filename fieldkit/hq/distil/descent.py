@@ -1,4 +1,4 @@
-"""The device's training step in torch, as a differentiable function: SGD with momentum on soft labels."""
+"""The device's training step in torch, as a differentiable function: the problem's optimiser on soft labels."""
 
 from __future__ import annotations
 
@@ -10,28 +10,35 @@ from torch.nn import functional
 from fieldkit.field.augmentation import draw
 from fieldkit.field.training import minibatch
 from fieldkit.hq.augmentation import augment
+from fieldkit.hq.distil.inner import Slot, moved
 from fieldkit.hq.distil.problem import Problem, Weights
 
 
 @dataclass(frozen=True)
 class Training:
-    """A network in training: its seed, weights, momentum buffers, and how many of its steps it has made."""
+    """A network in training.
+
+    seed: as a device's training has it.  weights: by parameter name.  states: what the problem's optimiser carries, by
+    "state.parameter" as in the train programs.  step: how many steps were made.
+    """
 
     seed: int
     weights: Weights
-    momentum: Weights
+    states: Weights
     step: int = 0
 
     @classmethod
     def begin(cls, problem: Problem, seed: int) -> Training:
         """Before the first step, as a device with this training seed begins."""
         weights = problem.fresh_model(seed)
-        return cls(seed, weights, {name: torch.zeros_like(value) for name, value in weights.items()})
+        states = problem.optimiser.states
+        zeros = {f"{state}.{name}": torch.zeros_like(value) for name, value in weights.items() for state in states}
+        return cls(seed, weights, zeros)
 
     def detached(self) -> Training:
         """The same state without its history, ready to take gradients."""
         weights = {name: value.detach().requires_grad_(True) for name, value in self.weights.items()}
-        return replace(self, weights=weights, momentum={name: value.detach() for name, value in self.momentum.items()})
+        return replace(self, weights=weights, states={name: value.detach() for name, value in self.states.items()})
 
 
 def descend(
@@ -52,12 +59,12 @@ def descend(
     loss = functional.cross_entropy(problem.logits(training.weights, pixels), labels)
     gradients = torch.autograd.grad(loss, list(training.weights.values()), create_graph=differentiable)
     weights: Weights = {}
-    momentum: Weights = {}
+    states: Weights = {}
     for (name, value), gradient in zip(training.weights.items(), gradients, strict=True):
-        decayed = gradient + problem.weight_decay * value if problem.weight_decay else gradient
-        momentum[name] = problem.momentum * training.momentum[name] + decayed
-        weights[name] = value - rate * momentum[name]
-    return replace(training, weights=weights, momentum=momentum, step=training.step + 1)
+        own = {state: training.states[f"{state}.{name}"] for state in problem.optimiser.states}
+        weights[name], new = moved(problem.optimiser, Slot(value, gradient, own), rate, training.step)
+        states |= {f"{state}.{name}": each for state, each in new.items()}
+    return replace(training, weights=weights, states=states, step=training.step + 1)
 
 
 def _batch(

@@ -22,6 +22,7 @@ from torch.nn import functional
 from fieldkit.bundle.recipe import Augmentation, Initial, Schedule, Tensor
 from fieldkit.bundle.samples import Samples
 from fieldkit.bundle.weights import initial_weights
+from fieldkit.hq.compiler.optimisers import Optimiser, Sgd
 from fieldkit.hq.distil.workers import Workers
 from fieldkit.hq.models.features import features_of
 from fieldkit.hq.models.laws import parameter_tensors
@@ -59,7 +60,7 @@ class Problem:
     ipc: distilled images per class, in the storage of whole ones.  class_count: number of classes.
     formation: how many distilled images stand side by side in the storage of one, along each axis: 1 stores whole
     images, 2 four times as many at half the height and width (IDC's multi-formation; ``fieldkit.bundle.enlarging``).
-    schedule: what the recipe trains with.  momentum, weight_decay: the SGD inside its train program.
+    schedule: what the recipe trains with.  optimiser: inside its train program.
     initial: fixed or random initial weights.  augmentation: what the recipe trains with.
     levels: how many values a stored pixel can take.
     device: where torch computes; ``module`` and ``normalise`` are there already.
@@ -76,8 +77,7 @@ class Problem:
     ipc: int
     class_count: int
     schedule: Schedule
-    momentum: float = 0.9
-    weight_decay: float = 0.0
+    optimiser: Optimiser = field(default_factory=Sgd)
     initial: Initial = field(default_factory=Initial)
     augmentation: Augmentation = field(default_factory=Augmentation)
     levels: int = 256
