@@ -97,7 +97,7 @@ class Attention(nn.Module):
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         qkv = self.qkv(tokens).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        mixed = functional.scaled_dot_product_attention(qkv[0], qkv[1], qkv[2])
+        mixed = functional.scaled_dot_product_attention(*qkv.unbind())
         return cast(torch.Tensor, self.project(mixed.transpose(1, 2).flatten(2)))
 
 

@@ -19,13 +19,11 @@ import numpy as np
 from fieldkit.hq.compiler.graph import Graph, stopped
 from fieldkit.hq.compiler.nodes import Value
 from fieldkit.hq.compiler.rules.call import Call, Pullback, Rule
-from fieldkit.hq.compiler.rules.standardisation import Moments, filled, rescale, standardise
+from fieldkit.hq.compiler.rules.standardisation import Moments, rescale, standardise
+from fieldkit.hq.compiler.rules.sums import SHORT, averaged, filled, inner, summed
 
 Made = tuple[Value, Pullback | None]
 MadeThree = tuple[tuple[Value, Value, Value], Pullback | None]
-
-# Up to this many pixels an image, onnxruntime sums faster over the images first.
-FEW_PIXELS = 32
 
 
 @dataclass(frozen=True)
@@ -54,15 +52,17 @@ class _Norm:
         """S1 and S2, float32[c]: sums over neighbouring axes first, then over what is left of each channel."""
         graph, x = self.graph, self.x
         pixels = list(range(2, x.rank))
-        if math.prod(x.sizes[2:]) < FEW_PIXELS:
-            inner, outer, beside = [0], [axis - 1 for axis in pixels], (x.size(1), *(1 for _ in pixels))
+        if math.prod(x.sizes[2:]) < SHORT:
+            first, then = [0], pixels
+            products = summed(graph, graph.op("Mul", dy, x), first, keep=True)
         else:
-            inner, outer, beside = pixels, [0], (1, x.size(1))
-        sums = graph.sum(dy, inner, keep=False)
-        products = graph.sum(graph.op("Mul", dy, x), inner, keep=False)
-        centred = graph.op("Sub", products, graph.op("Mul", sums, graph.reshape(self.moments.mean, beside)))
-        second = graph.op("Mul", graph.sum(centred, outer, keep=False), rstd)
-        return graph.sum(sums, outer, keep=False), second
+            first, then = pixels, [0]
+            products = inner(graph, dy, x, len(pixels))
+        sums = summed(graph, dy, first, keep=True)
+        mean = graph.reshape(self.moments.mean, _beside(x))
+        centred = graph.op("Sub", products, graph.op("Mul", sums, mean))
+        sums, centred = (graph.reshape(summed(graph, each, then, keep=True), (x.size(1),)) for each in (sums, centred))
+        return sums, graph.op("Mul", centred, rstd)
 
 
 def _beside(x: Value) -> tuple[int, ...]:
@@ -104,13 +104,10 @@ def _by_batch(graph: Graph, x: Value, affine: tuple[Value | None, Value | None],
 
 def _moments(graph: Graph, x: Value, eps: float) -> Moments:
     """Mean and variance of each channel, for a free batch too."""
-
-    def averaged(x: Value) -> Value:
-        return graph.mean(graph.mean(x, list(range(2, x.rank)), keep=True), [0], keep=True)
-
-    mean = averaged(x)
+    cells = [axis for axis in range(x.rank) if axis != 1]
+    mean = averaged(graph, x, cells)
     centred = graph.op("Sub", x, mean)
-    variance = averaged(graph.op("Mul", centred, centred))
+    variance = averaged(graph, graph.op("Mul", centred, centred), cells)
     return Moments(graph.reshape(mean, (x.size(1),)), graph.reshape(variance, (x.size(1),)), eps)
 
 

@@ -20,6 +20,7 @@ import torch
 from fieldkit.errors import ProgramError
 from fieldkit.hq.compiler.graph import Graph
 from fieldkit.hq.compiler.nodes import Dim, Value
+from fieldkit.hq.compiler.rules.sums import inner, summed
 
 # torch's names of free sizes.
 SYMBOL = re.compile(r"\bs\d+\b")
@@ -90,7 +91,18 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 def unbroadcast(graph: Graph, gradient: Value, like: Value) -> Value:
     """Sum a gradient over the axes along which ``like`` was broadcast."""
+    return graph.reshape(summed(graph, gradient, _broadcast_axes(gradient, like), keep=True), like.shape)
+
+
+def unbroadcast_product(graph: Graph, gradient: Value, factor: Value, like: Value) -> Value:
+    """``unbroadcast`` of gradient * factor: the gradient of the other factor, ``like``, of a product."""
+    axes = _broadcast_axes(gradient, like)
+    if axes and factor.shape == gradient.shape and axes == list(range(axes[0], gradient.rank)):
+        return graph.reshape(inner(graph, gradient, factor, len(axes)), like.shape)
+    return unbroadcast(graph, graph.op("Mul", gradient, factor), like)
+
+
+def _broadcast_axes(gradient: Value, like: Value) -> list[int]:
     extra = gradient.rank - like.rank
     axes = [*range(extra)]
-    axes += [axis + extra for axis, size in enumerate(like.shape) if size == 1 and gradient.shape[axis + extra] != 1]
-    return graph.reshape(graph.sum(gradient, axes, keep=True), like.shape)
+    return axes + [axis + extra for axis, n in enumerate(like.shape) if n == 1 and gradient.shape[axis + extra] != 1]

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from fieldkit.hq.compiler.nodes import Value
-from fieldkit.hq.compiler.rules.call import Call, Pullback, Rule, dtype_name, unbroadcast
+from fieldkit.hq.compiler.rules.call import Call, Pullback, Rule, dtype_name, unbroadcast, unbroadcast_product
 from fieldkit.hq.compiler.rules.masks import above, below, between
 
 Number = Value | bool | float
@@ -63,8 +63,15 @@ def reverse_sub(call: Call, a: Value, b: Number, alpha: float = 1) -> Made:
 def mul(call: Call, a: Number, b: Number) -> Made:
     graph = call.graph
     left, right = _operand(call, a), _operand(call, b)
-    y = graph.op("Mul", left, right)
-    return y, lambda dy: (_back(call, graph.op("Mul", dy, right), a), _back(call, graph.op("Mul", dy, left), b))
+
+    def pullback(dy: Value) -> tuple[Value | None, ...]:
+        pairs = ((a, right), (b, left))
+        return tuple(
+            unbroadcast_product(graph, dy, other, each) if isinstance(each, Value) and each.trains else None
+            for each, other in pairs
+        )
+
+    return graph.op("Mul", left, right), pullback
 
 
 def div(call: Call, a: Number, b: Number) -> Made:

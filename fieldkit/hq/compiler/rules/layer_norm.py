@@ -25,6 +25,7 @@ from fieldkit.hq.compiler.rules.standardisation import (
     standardise_each,
     trains,
 )
+from fieldkit.hq.compiler.rules.sums import summed
 
 Made = tuple[Value, Pullback | None]
 
@@ -136,7 +137,7 @@ def _row_sums(graph: Graph, x: Value, weight: Value | None) -> Value:
 
 def _column_sums(graph: Graph, x: Value, like: Value) -> Value:
     """The sum over the rows of x[1, rows, k], in the shape of ``like``."""
-    return graph.reshape(graph.sum(graph.reshape(x, x.shape[1:]), [0], keep=False), like.shape)
+    return graph.reshape(summed(graph, x, [1], keep=True), like.shape)
 
 
 RULES: dict[str, Rule] = {

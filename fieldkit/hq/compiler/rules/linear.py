@@ -25,7 +25,7 @@ def linear(call: Call, x: Value, weight: Value, bias: Value | None = None) -> Ma
         dy = graph.reshape(gradient, y.shape)
         dx = graph.reshape(graph.op("MatMul", dy, matrix), x.shape) if x.trains else None
         dweight = graph.reshape(graph.op("Gemm", dy, rows, transA=1), weight.shape) if weight.trains else None
-        dbias = None if bias is None else graph.reshape(graph.sum(dy, [0], keep=False), bias.shape)
+        dbias = None if bias is None else unbroadcast(graph, dy, bias)
         return dx, dweight, dbias
 
     return graph.reshape(y, call.shape), pullback

@@ -17,6 +17,7 @@ from fieldkit.hq.compiler.nodes import Value
 from fieldkit.hq.compiler.rules.batch_norm import batch_norm
 from fieldkit.hq.compiler.rules.call import Call, Pullback, Rule
 from fieldkit.hq.compiler.rules.standardisation import rescale, scale_cells, standardise, standardise_each, trains
+from fieldkit.hq.compiler.rules.sums import inner, summed
 
 Made = tuple[Value, Pullback | None]
 
@@ -50,7 +51,7 @@ def group_norm(
         scale = None if weight is None else graph.reshape(weight, (1, groups, per, 1))
         rstd, mean = graph.reshape(moments.rstd(graph), each_group), graph.reshape(moments.mean, each_group)
         sums = graph.sum(dy, [3], keep=True)
-        products = graph.sum(graph.op("Mul", dy, graph.reshape(x, wide)), [3], keep=True)
+        products = inner(graph, dy, graph.reshape(x, wide), 1)
         along = graph.op("Mul", graph.op("Sub", products, graph.op("Mul", sums, mean)), rstd)
         share = graph.op("Mul", rstd, graph.constant(-1.0 / (per * pixels), "float32"))
         level, slope = (
@@ -62,8 +63,8 @@ def group_norm(
         return (
             graph.reshape(graph.op("Add", graph.op("Mul", dy, gain), moved), x.shape),
             None,
-            None if weight is None else graph.reshape(graph.sum(along, [0], keep=False), weight.shape),
-            None if bias is None else graph.reshape(graph.sum(sums, [0], keep=False), bias.shape),
+            None if weight is None else graph.reshape(summed(graph, along, [0], keep=True), weight.shape),
+            None if bias is None else graph.reshape(summed(graph, sums, [0], keep=True), bias.shape),
         )
 
     return graph.reshape(y, x.shape), pullback

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,11 +12,11 @@ from fieldkit.hq.compiler.graph import FOLD_LIMIT, Graph, stopped
 from fieldkit.hq.compiler.nodes import Value
 from fieldkit.hq.compiler.rules.call import Call, Pullback, Rule
 from fieldkit.hq.compiler.rules.masks import above, below
+from fieldkit.hq.compiler.rules.sums import averaged, summed
 
 Made = tuple[Value, Pullback | None]
 Two = tuple[tuple[Value, Value], Pullback | None]
 Axes = Sequence[int] | int | None
-Reduce = Callable[[Value, Sequence[int]], Value]
 
 # What a divisor that may be 0 is kept above; what it divides is 0 there.
 TINY = 1e-30
@@ -26,24 +26,6 @@ def _axes(x: Value, axes: Axes) -> list[int]:
     """Axes counted from 0, in order; None and [] mean all of them."""
     listed = [axes] if isinstance(axes, int) else list(axes or range(x.rank))
     return sorted(axis % x.rank for axis in listed) if x.rank else []
-
-
-def _reduced(reduce: Reduce, x: Value, axes: Sequence[int]) -> Value:
-    """``reduce`` over some axes, which stay with one element; neighbouring ones at once, which is fast."""
-    run: list[int] = []
-    for axis in reversed(axes):
-        if run and axis != run[0] - 1:
-            x, run = reduce(x, run), []
-        run = [axis, *run]
-    return reduce(x, run) if run else x
-
-
-def _sum(graph: Graph, x: Value, axes: Sequence[int]) -> Value:
-    return _reduced(lambda value, run: graph.sum(value, run, keep=True), x, axes)
-
-
-def _mean(graph: Graph, x: Value, axes: Sequence[int]) -> Value:
-    return _reduced(lambda value, run: graph.mean(value, run, keep=True), x, axes)
 
 
 def _dropped(graph: Graph, y: Value, axes: Sequence[int], keep: bool) -> Value:
@@ -75,7 +57,7 @@ def _count(x: Value, axes: Sequence[int]) -> int:
 def total(call: Call, x: Value, axes: Axes = None, keep: bool = False, *_settings: Any) -> Made:
     graph = call.graph
     reduced = _axes(x, axes)
-    y = _sum(graph, call.tensor(x), reduced)
+    y = summed(graph, call.tensor(x), reduced, keep=True)
 
     def pullback(dy: Value) -> tuple[Value]:
         return (_spread(graph, _kept(graph, dy, x, reduced), x, reduced, 1.0),)
@@ -86,7 +68,7 @@ def total(call: Call, x: Value, axes: Axes = None, keep: bool = False, *_setting
 def mean(call: Call, x: Value, axes: Axes = None, keep: bool = False, *_settings: Any) -> Made:
     graph = call.graph
     reduced = _axes(x, axes)
-    y = _mean(graph, call.tensor(x), reduced)
+    y = averaged(graph, call.tensor(x), reduced)
 
     def pullback(dy: Value) -> tuple[Value]:
         return (_spread(graph, _kept(graph, dy, x, reduced), x, reduced, 1.0 / _count(x, reduced)),)
@@ -124,9 +106,9 @@ def norm(call: Call, x: Value, order: float = 2, axes: Axes = None, keep: bool =
     graph = call.graph
     reduced = _axes(x, axes)
     if order == 1:
-        y = _sum(graph, graph.op("Abs", x), reduced)
+        y = summed(graph, graph.op("Abs", x), reduced, keep=True)
     else:
-        y = graph.op("Sqrt", _sum(graph, graph.op("Mul", x, x), reduced))
+        y = graph.op("Sqrt", summed(graph, graph.op("Mul", x, x), reduced, keep=True))
 
     def pullback(dy: Value) -> tuple[Value]:
         kept = _kept(graph, dy, x, reduced)
@@ -148,7 +130,7 @@ def _extreme(operator: str) -> Rule:
         def pullback(dy: Value) -> tuple[Value]:
             beyond, mask = graph.op("Sub", x, y), above if operator == "ReduceMax" else below
             taken = mask(graph, beyond, 0.0, equal=True)
-            share = graph.op("Div", _kept(graph, dy, x, reduced), _sum(graph, taken, reduced))
+            share = graph.op("Div", _kept(graph, dy, x, reduced), summed(graph, taken, reduced, keep=True))
             return (graph.op("Mul", taken, share),)
 
         return _dropped(graph, y, reduced, keep), pullback

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from fieldkit.hq.compiler.graph import Graph
 from fieldkit.hq.compiler.nodes import Value
+from fieldkit.hq.compiler.rules.sums import filled
 
 
 @dataclass(frozen=True)
@@ -33,11 +34,6 @@ class Moments:
 def reciprocal_root(graph: Graph, x: Value, eps: float) -> Value:
     """1 / sqrt(x + eps)."""
     return graph.op("Reciprocal", graph.op("Sqrt", graph.op("Add", x, graph.constant(eps, "float32"))))
-
-
-def filled(graph: Graph, number: float, count: int) -> Value:
-    """float32[count], all of them ``number``."""
-    return graph.op("Expand", graph.constant([number], "float32"), graph.constant([count], "int64"))
 
 
 def standardise(
