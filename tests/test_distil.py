@@ -68,6 +68,7 @@ SETTINGS = {
     "distribution": {"per_class": 4},
     "random": {},
     "ridge": {"real": 12, "pool": 2},
+    "trajectory": {"experts": 2, "lesson": 24, "steps": 3, "batch": 4, "early": 1, "late": 2, "span": 1},
     "unrolled": {"real": 12},
 }
 
@@ -137,7 +138,7 @@ class TestContract:
 
 
 def test_an_unknown_method_lists_the_known_ones() -> None:
-    with pytest.raises(UsageError, match="distribution, random, ridge, unrolled"):
+    with pytest.raises(UsageError, match=", ".join(sorted(METHODS))):
         method("alchemy")
 
 

@@ -9,7 +9,7 @@ from typing import Any, get_type_hints
 
 from fieldkit.bundle.recipe import Augmentation, Schedule
 from fieldkit.errors import UsageError
-from fieldkit.hq.distil import distribution, random, ridge, siamese, unrolled
+from fieldkit.hq.distil import distribution, random, ridge, siamese, trajectory, unrolled
 from fieldkit.hq.distil.problem import Distillation, Problem
 
 FEW = 20
@@ -22,6 +22,8 @@ class Method:
 
     follows: whether it goes along with a device's training step by step, which no regularisation must disturb.
 
+    learns: whether it can learn soft labels.
+
     iterations: the budget when the user names none.  training: how a device trains on a set of so many images, when
     the user says nothing.
     """
@@ -31,6 +33,7 @@ class Method:
     iterations: int
     training: Callable[[int], Training]
     follows: bool = False
+    learns: bool = False
 
 
 @dataclass(frozen=True)
@@ -62,8 +65,11 @@ def unrolling(count: int) -> Training:
 METHODS: dict[str, Method] = {
     "distribution": Method(distribution.DistributionMatching, distribution.Settings, 1000, augmented),
     "random": Method(random.RandomSelection, random.Settings, 1, augmented),
-    "ridge": Method(ridge.Ridge, ridge.Settings, 3000, performance, follows=True),
-    "unrolled": Method(unrolled.Unrolled, unrolled.Settings, 2000, unrolling, follows=True),
+    "ridge": Method(ridge.Ridge, ridge.Settings, 3000, performance, follows=True, learns=True),
+    "trajectory": Method(
+        trajectory.TrajectoryMatching, trajectory.Settings, 1000, augmented, learns=True
+    ),
+    "unrolled": Method(unrolled.Unrolled, unrolled.Settings, 2000, unrolling, follows=True, learns=True),
 }
 
 

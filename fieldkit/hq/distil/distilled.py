@@ -43,7 +43,8 @@ class DistilledSet:
 
         latents: what moves in place of pixels, and what makes pixels of it, differentiably.
         rate: Adam's step size for normalised pixels or latents.  label_rate: for label logits, which begin with
-        ``sharpness`` for an image's own class and 0 for the others; without sharpness labels are hard.
+        ``sharpness`` for an image's own class and 0 for the others; without sharpness, or where the problem wants them
+        so, labels are hard.
         more: other tensors that are learnt, each with its step size.  All step sizes fall along a half cosine over the
         budget.  clip: cut gradients that are longer than usual (``Movement``).
         """
@@ -52,7 +53,8 @@ class DistilledSet:
         self.pixels = first.requires_grad_(True)
         self._own = functional.one_hot(torch.from_numpy(problem.targets), problem.class_count).float()
         self._own = self._own.to(problem.device)
-        self.logits = None if sharpness is None else (self._own * sharpness).requires_grad_(True)
+        hard = sharpness is None or problem.labels == "hard"
+        self.logits = None if hard else (self._own * sharpness).requires_grad_(True)
         moved = [(self.pixels, rate), *([] if self.logits is None else [(self.logits, label_rate)]), *more]
         self._movement = Movement(problem.workers, moved, betas=betas, clip=clip)
 
