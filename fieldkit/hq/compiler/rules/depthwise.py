@@ -10,11 +10,9 @@ rows of the signal with all rows of the shifted image, of which the sums along s
 
 from __future__ import annotations
 
-import numpy as np
-
 from fieldkit.hq.compiler.graph import Graph
 from fieldkit.hq.compiler.nodes import Value
-from fieldkit.hq.compiler.rules.window import Pair, Window, every, join, shifted
+from fieldkit.hq.compiler.rules.window import SHORT_ROW, Pair, Window, every, join, shifted
 
 # The matrices of images of so many pixels take little memory in any batch.
 SMALL_IMAGE = 64
@@ -88,23 +86,25 @@ def weight_gradient(graph: Graph, dy: Value, x: Value, weight: Value, window: Wi
     parted = graph.reshape(dy, (batch, channels, repeats * rows, columns))
     signal = graph.reshape(graph.transpose(parted, (1, 2, 0, 3)), (channels, repeats * rows, batch * columns))
     images = graph.transpose(x, (1, 2, 0, 3))
-    products = []
-    for column in range(window.kernel[1]):
-        read = graph.reshape(_column(graph, images, column, columns, window), (channels, height, batch * columns))
-        product = graph.op("MatMul", signal, graph.transpose(read, (0, 2, 1)))
-        products.append(graph.reshape(product, (out, 1, rows, height)))
-    return graph.reshape(_diagonals(graph, join(graph, products, 1), window), weight.shape)
+    signal = graph.reshape(signal, (channels, 1, repeats * rows, batch * columns))
+    each = []
+    for part in _columns(graph, images, columns, window):
+        read = graph.reshape(part, (channels, -1, height, batch * columns))
+        each.append(graph.op("MatMul", signal, graph.transpose(read, (0, 1, 3, 2))))
+    parted = graph.reshape(join(graph, each, 1), (channels, window.kernel[1], repeats, rows, height))
+    products = graph.reshape(graph.transpose(parted, (0, 2, 1, 3, 4)), (out, window.kernel[1], rows, height))
+    return graph.reshape(_diagonals(graph, products, window), weight.shape)
 
 
-def _column(graph: Graph, x: Value, column: int, count: int, window: Window) -> Value:
-    """What one column of the kernel reads along the last axis."""
-    width, stride = x.size(3), window.stride[1]
-    first = column * window.dilation[1] - window.before[1]
-    if stride == 1:
-        return shifted(graph, x, 3, first, count)
-    # A strided Slice takes longer than a product.
-    reads = np.arange(width)[:, None] == first + stride * np.arange(count)
-    return graph.op("MatMul", x, graph.constant(reads, "float32"))
+def _columns(graph: Graph, x: Value, count: int, window: Window) -> list[Value]:
+    """What the columns of the kernel read along the last axis of x [c, h, n, w]: all at once or one after the other."""
+    channels, height, batch, width = x.sizes
+    if window.stride[1] == 1 and width > SHORT_ROW:
+        lefts = [window.shift(1, column)[0] for column in range(window.kernel[1])]
+        return [shifted(graph, x, 3, left, count) for left in lefts]
+    # A strided Slice, and a Pad of short rows, take longer than a product.
+    picks = graph.constant(window.reads(1, width, count))
+    return [graph.op("MatMul", graph.reshape(x, (channels, 1, height * batch, width)), picks)]
 
 
 def _diagonals(graph: Graph, products: Value, window: Window) -> Value:

@@ -15,81 +15,69 @@ from fieldkit.hq.compiler.graph import Graph
 from fieldkit.hq.compiler.nodes import Value
 from fieldkit.hq.compiler.rules.window import Pair, Window, every, join, shifted
 
-# Up to so many channels one product with the signal's shifts is faster than one with each, and costs little memory.
-FEW_CHANNELS = 32
-
 
 def from_shifts(graph: Graph, dy: Value, x: Value, window: Window) -> Value:
     """[groups, out / groups, in / groups, kh, kw] at stride 1: x is shifted along the width, dy along the height.
 
-    With all rows of all images end to end, a shift is a later beginning: one Concat lays out all shifts of a side.
-    What would then meet in another row, or another image, is set to 0 before.
+    With all rows of all images end to end, a shift is a later beginning: one Concat lays out all shifts of x.  What
+    would then meet in another row, or another image, is set to 0 before.
     """
     batch, groups = x.size(0), window.groups
     channels, out = x.size(1) // groups, dy.size(1) // groups
     # Rows of the same length on both sides.
     height, width = size = (max(x.size(2), dy.size(2)), max(x.size(3), dy.size(3)))
+    count = batch * height * width
+    signal, image = (_channel_by_channel(graph, each, size) for each in (dy, x))
     tops, lefts = ([window.shift(axis, index)[0] for index in range(window.kernel[axis])] for axis in (0, 1))
-    signal, image = (_channel_by_channel(graph, each, groups, size) for each in (dy, x))
-    # The place i reads row i + top; what is in column j is read by the place j - left.
-    signals = [_kept_rows(graph, signal, size, -top) for top in tops]
-    images = [_kept_columns(graph, image, size, left) for left in lefts]
-    # The elements by which each begins later: the difference is its top and left.
-    first = max(lefts) + min(tops) * width
-    images_late = [max(-first, 0) + max(lefts) - left for left in lefts]
-    signals_late = [max(first, 0) + (top - min(tops)) * width for top in tops]
-    length = batch * height * width + max(*images_late, *signals_late)
-    read = _laid_out(graph, images, images_late, length)
-    rows_at_once = len(tops) if out <= FEW_CHANNELS else 1
-    products = []
-    for row in range(0, len(tops), rows_at_once):
-        rows = slice(row, row + rows_at_once)
-        felt = _laid_out(graph, signals[rows], signals_late[rows], length)
+    # The elements by which each begins later: between signal and image lie the rows above and the columns left.
+    between = max(lefts) + min(tops) * width
+    images_late = [max(-between, 0) + max(lefts) - left for left in lefts]
+    signals_late = [max(between, 0) + (top - min(tops)) * width for top in tops]
+    length = count + max(*images_late, *signals_late)
+    # What is in column j is read by the place j - left; the place in row i reads row i + top.
+    columns, rows = np.arange(width)[None], np.arange(height)[:, None]
+    images = [_kept(graph, image, (left <= columns) & (columns < width + left)) for left in lefts]
+    flat = [graph.reshape(each, (groups, channels, count)) for each in images]
+    read, products = _laid_out(graph, flat, images_late, length), []
+    for top, late in zip(tops, signals_late, strict=True):
+        kept = _kept(graph, signal, (-top <= rows) & (rows < height - top))
+        felt = graph.pad(graph.reshape(kept, (groups, out, count)), [2], [late], [length - late - count])
         products.append(graph.op("MatMul", read, graph.transpose(felt, (0, 2, 1))))
-    parted = graph.reshape(join(graph, products, 1), (groups, len(products), channels, len(lefts), out, rows_at_once))
-    return graph.transpose(parted, (0, 4, 2, 1, 5, 3))
+    parted = graph.reshape(join(graph, products, 1), (groups, len(tops), channels, len(lefts), out))
+    return graph.transpose(parted, (0, 4, 2, 1, 3))
 
 
-def _channel_by_channel(graph: Graph, x: Value, groups: int, size: Pair) -> Value:
-    """[groups, c / groups, n, h * w] of x [n, c, ., .], with zeros up to ``size`` (h, w)."""
-    batch, channels, height, width = x.sizes
-    padded = graph.pad(graph.transpose(x, (1, 0, 2, 3)), [2, 3], (0, 0), (size[0] - height, size[1] - width))
-    return graph.reshape(padded, (groups, channels // groups, batch, size[0] * size[1]))
+def _channel_by_channel(graph: Graph, x: Value, size: Pair) -> Value:
+    """[c, n, h, w] of x [n, c, ., .], with zeros up to ``size`` (h, w)."""
+    more = (size[0] - x.size(2), size[1] - x.size(3))
+    return graph.pad(graph.transpose(x, (1, 0, 2, 3)), [2, 3], (0, 0), more)
 
 
-def _kept_rows(graph: Graph, x: Value, size: Pair, top: int) -> Value:
-    rows = np.arange(size[0])[:, None]
-    return _kept(graph, x, size, (top <= rows) & (rows < size[0] + top))
-
-
-def _kept_columns(graph: Graph, x: Value, size: Pair, left: int) -> Value:
-    columns = np.arange(size[1])[None]
-    return _kept(graph, x, size, (left <= columns) & (columns < size[1] + left))
-
-
-def _kept(graph: Graph, x: Value, size: Pair, kept: np.ndarray) -> Value:
-    """x [..., h * w], and 0 where it is not kept."""
+def _kept(graph: Graph, x: Value, kept: np.ndarray) -> Value:
+    """x [c, n, h, w], and 0 where it is not kept: bool[h, 1] or bool[1, w]."""
     if kept.all():
         return x
-    # onnxruntime multiplies long rows three times as fast as such of a single image's width.
-    whole = graph.op("Expand", graph.constant(kept, "float32"), graph.constant(size, "int64"))
-    return graph.op("Mul", x, graph.reshape(whole, (size[0] * size[1],)))
+    # onnxruntime multiplies with a whole image three times as fast as with one row of it.
+    return graph.op("Mul", x, graph.op("Expand", graph.constant(kept, "float32"), graph.constant(x.sizes[2:], "int64")))
 
 
 def _laid_out(graph: Graph, parts: Sequence[Value], late: Sequence[int], length: int) -> Value:
-    """Each channel's row of each part, begun late, in ``length`` elements: [groups, c * parts, length]."""
-    groups, channels, *rest = parts[0].sizes
-    count = int(np.prod(rest))
-    starts = [index * length + each for index, each in enumerate(late)]
-    ends = [0, *(start + count for start in starts)]
-    pieces = []
-    for part, start, end in zip([*parts, None], [*starts, len(parts) * length], ends, strict=True):
-        if start > end:
-            shape = graph.constant([groups, channels, start - end], "int64")
-            pieces.append(graph.op("Expand", graph.constant(0.0, "float32"), shape))
-        if part is not None:
-            pieces.append(graph.reshape(part, (groups, channels, count)))
+    """Each channel of each part [groups, c, .], begun late, in ``length`` elements: [groups, c * parts, length]."""
+    groups, channels, count = parts[0].sizes
+    pieces, filled = [], 0
+    for index, part in enumerate(parts):
+        start = index * length + late[index]
+        pieces += [*_zeros(graph, (groups, channels, start - filled)), part]
+        filled = start + count
+    pieces += _zeros(graph, (groups, channels, len(parts) * length - filled))
     return graph.reshape(join(graph, pieces, 2), (groups, channels * len(parts), length))
+
+
+def _zeros(graph: Graph, shape: tuple[int, int, int]) -> list[Value]:
+    """Zeros of this shape, if it has any elements; as a node they need no place in the program."""
+    if not shape[2]:
+        return []
+    return [graph.op("Expand", graph.constant(0.0, "float32"), graph.constant(shape, "int64"))]
 
 
 def from_phases(graph: Graph, dy: Value, x: Value, window: Window) -> Value:
