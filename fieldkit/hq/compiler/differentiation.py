@@ -23,7 +23,8 @@ def gradients(graph: Graph, tape: Sequence[Entry], loss: Value, parameters: Sequ
         raise ProgramError(
             "the loss does not depend on these parameters",
             where=", ".join(unreached),
-            remedy="remove the layers that the model never calls, or freeze them",
+            remedy="remove layers that the model never calls, or whose gradient it stops (detach, a comparison, a "
+            "torch.autograd.Function of its own), or freeze them",
         )
     return [known[each] for each in parameters]
 

@@ -15,6 +15,7 @@ from fieldkit.errors import ProgramError
 from fieldkit.hq.compiler.capture import module_path
 from fieldkit.hq.compiler.graph import Graph, stopped
 from fieldkit.hq.compiler.nodes import Value
+from fieldkit.hq.compiler.remedies import remedy
 from fieldkit.hq.compiler.rules import FUSIONS, RULES
 from fieldkit.hq.compiler.rules.call import Call, Pullback, Rule
 
@@ -161,11 +162,10 @@ def _computed(node: fx.Node) -> Any:
 
 
 def _no_rule(node: fx.Node) -> ProgramError:
-    names = sorted({name.split(".")[1] for name in RULES})
     return ProgramError(
         "no rule compiles this operator",
         where=module_path(node),
         found=str(node.target),
-        expected="one of " + ", ".join(names),
-        remedy="use a layer made of these operators, or add a rule (docs/program.md says how)",
+        expected="an operator that docs/program.md lists",
+        remedy=remedy(str(node.target).split(".")[1]),
     )
