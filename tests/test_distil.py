@@ -66,6 +66,8 @@ def problem(
 
 SETTINGS = {
     "distribution": {"per_class": 4},
+    "inversion": {"batch": 4, "epochs": 8, "learning_rate": 0.1},
+    "patches": {"candidates": 20, "crops": 2, "epochs": 8, "learning_rate": 0.1},
     "random": {},
     "ridge": {"real": 12, "pool": 2},
     "trajectory": {"experts": 2, "lesson": 24, "steps": 3, "batch": 4, "early": 1, "late": 2, "span": 1},

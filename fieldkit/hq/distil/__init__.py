@@ -9,7 +9,7 @@ from typing import Any, get_type_hints
 
 from fieldkit.bundle.recipe import Augmentation, Schedule
 from fieldkit.errors import UsageError
-from fieldkit.hq.distil import distribution, random, ridge, siamese, trajectory, unrolled
+from fieldkit.hq.distil import distribution, inversion, patches, random, ridge, siamese, trajectory, unrolled
 from fieldkit.hq.distil.problem import Distillation, Problem
 
 FEW = 20
@@ -64,6 +64,8 @@ def unrolling(count: int) -> Training:
 
 METHODS: dict[str, Method] = {
     "distribution": Method(distribution.DistributionMatching, distribution.Settings, 1000, augmented),
+    "inversion": Method(inversion.Inversion, inversion.Settings, 2000, augmented),
+    "patches": Method(patches.Patches, patches.Settings, 10, augmented),
     "random": Method(random.RandomSelection, random.Settings, 1, augmented),
     "ridge": Method(ridge.Ridge, ridge.Settings, 3000, performance, follows=True, learns=True),
     "trajectory": Method(
