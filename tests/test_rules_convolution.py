@@ -19,6 +19,8 @@ from fieldkit.hq.compiler.capture import capture
 from fieldkit.hq.compiler.differentiation import gradients
 from fieldkit.hq.compiler.graph import Graph
 from fieldkit.hq.compiler.lowering import lower
+from fieldkit.hq.compiler.rules import correlation, depthwise, kernel_gradient
+from fieldkit.hq.compiler.rules.window import Window, shifted
 
 pytestmark = pytest.mark.hq
 
@@ -188,6 +190,77 @@ def test_a_standardised_weight(groups):
         return functional.conv2d(x, scaled, padding=1, groups=groups)
 
     check(function, tensors((2, 3, 5, 5), (6, 3 // groups, 3, 3)))
+
+
+@st.composite
+def any_window(draw: st.DrawFn) -> tuple[Window, tuple[int, int]]:
+    """A window that pads or cuts at each side, and the size of an image that has a place for it."""
+    numbers = st.tuples(size, size)
+    kernel, dilation, stride = draw(st.tuples(*[st.integers(1, 5)] * 2)), draw(numbers), draw(numbers)
+    before, after = (draw(st.tuples(*[st.integers(-2, 3)] * 2)) for _ in range(2))
+    window = Window(kernel, stride, before, after, dilation, draw(st.integers(1, 2)))
+    needed = [max(r + 1 - b - a, 1 - b, 1 - a, 1) for r, b, a in zip(window.reach, before, after, strict=True)]
+    return window, tuple(n + draw(st.sampled_from((0, 1, 6, 17))) for n in needed)
+
+
+def slow_kernel_gradient(dy: np.ndarray, x: np.ndarray, window: Window) -> np.ndarray:
+    """[groups, out / groups, in / groups, kh, kw], one place of the kernel after the other."""
+    sides = list(zip(window.before, window.after, strict=True))
+    padded = np.pad(x, [(0, 0), (0, 0), *((max(b, 0), max(a, 0)) for b, a in sides)])
+    (top, bottom), (left, right) = ((max(-b, 0), max(-a, 0)) for b, a in sides)
+    padded = padded[:, :, top : padded.shape[2] - bottom, left : padded.shape[3] - right]
+    found = np.zeros((window.groups, dy.shape[1] // window.groups, x.shape[1] // window.groups, *window.kernel))
+    for row, column in np.ndindex(*window.kernel):
+        starts = row * window.dilation[0], column * window.dilation[1]
+        read = padded[:, :, starts[0] :: window.stride[0], starts[1] :: window.stride[1]]
+        read = read[:, :, : dy.shape[2], : dy.shape[3]]
+        for group, (signal, image) in enumerate(
+            zip(np.split(dy, window.groups, 1), np.split(read, window.groups, 1), strict=True)
+        ):
+            found[group, :, :, row, column] = np.einsum("nohw,nchw->oc", signal, image)
+    return found
+
+
+@many
+@given(drawn=any_window(), batch=size, channels=pairs)
+def test_every_way_to_a_kernel_gradient(drawn, batch, channels):
+    window, image = drawn
+    groups, (inputs, outputs) = window.groups, channels
+    shapes = {"x": (batch, groups * inputs, *image), "dy": (batch, groups * outputs, *window.output(*image))}
+    feeds = {name: each.numpy() for name, each in zip(shapes, tensors(*shapes.values()), strict=True)}
+    graph = Graph("gradients")
+    x, dy = (graph.input(name, "float32", shape) for name, shape in shapes.items())
+    weight = graph.input("weight", "float32", (groups * outputs, inputs, *window.kernel))
+    ways = [
+        kernel_gradient.from_phases(graph, dy, x, window),
+        correlation.weight_gradient(graph, dy, x, weight, window),
+    ]
+    if window.stride == (1, 1):
+        ways.append(kernel_gradient.from_shifts(graph, dy, x, window))
+    if depthwise.is_depthwise(weight, window):
+        ways.append(depthwise.weight_gradient(graph, dy, x, weight, window))
+    for index, way in enumerate(ways):
+        graph.output(f"way.{index}", way)
+    session = open_session(graph.serialise(), "gradients", threads=1)
+    expected = slow_kernel_gradient(feeds["dy"], feeds["x"], window)
+    for found in run_session(session, feeds, "gradients"):
+        np.testing.assert_allclose(found.reshape(expected.shape), expected, rtol=1e-4, atol=1e-4)
+
+
+@few
+@given(first=st.integers(-9, 9), count=st.integers(1, 9), rows=st.sampled_from((3, 20)), axis=st.sampled_from((0, 1)))
+def test_neighbours_from_anywhere(first, count, rows, axis):
+    """Rows of either length, and windows beside the image, over its edges and in its middle."""
+    graph, x = Graph("shifted"), np.arange(1, 5 * rows + 1, dtype=np.float32).reshape(5, rows)
+    made = shifted(graph, graph.input("x", "float32", x.shape), axis, first, count)
+    graph.output("y", made)
+    graph.output("folded", shifted(graph, graph.constant(x), axis, first, count))
+    wide = np.pad(x, 30)
+    expected = np.take(wide, range(30 + first, 30 + first + count), axis)
+    expected = expected[:, 30:-30] if axis == 0 else expected[30:-30]
+    found = run_session(open_session(graph.serialise(), "shifted", threads=1), {"x": x}, "shifted")
+    for each in found:
+        np.testing.assert_array_equal(each, expected)
 
 
 class Layers(torch.nn.Module):
