@@ -13,9 +13,8 @@ from typing import cast
 import torch
 from torch import nn
 
-from fieldkit.errors import UsageError
 from fieldkit.hq.models.norms import check_norm, norm_layer
-from fieldkit.hq.models.options import check_kind, check_whole
+from fieldkit.hq.models.options import check_kind, check_whole, image_error
 
 NORMS = ("instance", "group", "batch", "none")
 POOLINGS = ("avg", "max", "none")
@@ -51,10 +50,10 @@ class ConvNetOptions:
         smallest = 2**self.depth if self.pooling != "none" else 1
         # Normalising a single pixel leaves nothing of it.
         if min(height, width) < smallest or (self.norm == "instance" and height * width == 1):
-            raise UsageError(
-                f"the image is too small for a depth of {self.depth}",
-                where="convnet depth",
-                found=f"{height}x{width} pixels",
+            raise image_error(
+                "convnet depth",
+                input_shape,
+                f"too small for a depth of {self.depth}",
                 expected=f"at least {smallest}x{smallest}" if smallest > 1 else "more than one pixel",
                 remedy="choose a smaller depth, pooling 'none', or larger images",
             )

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional
 
 from fieldkit.errors import UsageError
-from fieldkit.hq.models.norms import check_norm, norm_layer
+from fieldkit.hq.models.norms import check_image_for_norm, check_norm, norm_layer
 from fieldkit.hq.models.options import check_flag, check_kind, check_multiple, check_whole
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"hardswish": nn.Hardswish, "silu": nn.SiLU}
@@ -60,16 +60,7 @@ class MobileNetOptions:
 
     def check_image(self, input_shape: tuple[int, int, int]) -> None:
         """Refuse an image of which the last blocks would leave nothing; input_shape is (channels, height, width)."""
-        height, width = input_shape[1:]
-        smallest = SHRINKAGE * self.stride + 1
-        if self.norm == "instance" and max(height, width) < smallest:
-            raise UsageError(
-                "the image is too small for instance normalisation",
-                where="mobilenet norm",
-                found=f"{height}x{width} pixels",
-                expected=f"a side of at least {smallest}",
-                remedy="choose norm 'group'",
-            )
+        check_image_for_norm("mobilenet", self.norm, input_shape, SHRINKAGE * self.stride + 1)
 
 
 def fitting(input_shape: tuple[int, int, int]) -> dict[str, int]:

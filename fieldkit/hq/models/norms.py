@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from fieldkit.hq.models.options import check_kind, check_multiple
+from fieldkit.hq.models.options import check_kind, check_multiple, image_error
 
 NORMS = ("group", "instance", "batch")
 GROUPS = 4
@@ -15,6 +15,16 @@ def check_norm(where: str, kind: str, width: int, valid: tuple[str, ...] = NORMS
     check_kind(f"{where} norm", kind, valid)
     if kind == "group":
         check_multiple(f"{where} width", width, GROUPS, "group normalisation")
+
+
+def check_image_for_norm(where: str, kind: str, input_shape: tuple[int, int, int], smallest: int) -> None:
+    """Refuse an image of which instance normalisation leaves nothing, since the last layers make it a single pixel.
+
+    input_shape: (channels, height, width).  smallest: the least longer side of which more is left.
+    """
+    if kind == "instance" and max(input_shape[1:]) < smallest:
+        reason, expected = "too small for instance normalisation", f"a side of at least {smallest}"
+        raise image_error(f"{where} norm", input_shape, reason, expected=expected, remedy="choose norm 'group'")
 
 
 def norm_layer(kind: str, channels: int) -> nn.Module:

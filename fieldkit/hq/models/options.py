@@ -31,6 +31,14 @@ def check_kind(where: str, value: object, valid: Sequence[str]) -> None:
         raise UsageError("unknown kind", where=where, found=value, expected=" or ".join(valid))
 
 
+def image_error(
+    where: str, input_shape: tuple[int, int, int], reason: str, *, expected: str, remedy: str
+) -> UsageError:
+    """The error for images of (channels, height, width) that an architecture cannot take."""
+    found = f"{input_shape[1]}x{input_shape[2]} pixels"
+    return UsageError(f"the image is {reason}", where=where, found=found, expected=expected, remedy=remedy)
+
+
 def check_flag(where: str, value: object) -> None:
     """Refuse what is neither True nor False."""
     if not isinstance(value, bool):

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional
 
 from fieldkit.errors import UsageError
-from fieldkit.hq.models.norms import check_norm, norm_layer
+from fieldkit.hq.models.norms import check_image_for_norm, check_norm, norm_layer
 from fieldkit.hq.models.options import check_kind, check_whole
 
 SHORTCUTS = ("projection", "padded")
@@ -49,15 +49,7 @@ class ResNetOptions:
 
     def check_image(self, input_shape: tuple[int, int, int]) -> None:
         """Refuse an image of which the last stage would leave nothing; input_shape is (channels, height, width)."""
-        height, width = input_shape[1:]
-        if self.norm == "instance" and max(height, width) < SMALLEST_FOR_INSTANCE:
-            raise UsageError(
-                "the image is too small for instance normalisation",
-                where="resnet norm",
-                found=f"{height}x{width} pixels",
-                expected=f"a side of at least {SMALLEST_FOR_INSTANCE}",
-                remedy="choose norm 'group'",
-            )
+        check_image_for_norm("resnet", self.norm, input_shape, SMALLEST_FOR_INSTANCE)
 
 
 class PaddedShortcut(nn.Module):

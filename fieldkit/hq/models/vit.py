@@ -14,8 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from fieldkit.errors import UsageError
-from fieldkit.hq.models.options import check_kind, check_multiple, check_share, check_whole
+from fieldkit.hq.models.options import check_kind, check_multiple, check_share, check_whole, image_error
 
 POOLS = ("mean", "token")
 # How many patches should lie along an image's shorter side.
@@ -53,15 +52,10 @@ class VitOptions:
 
     def check_image(self, input_shape: tuple[int, int, int]) -> None:
         """Refuse an image that is smaller than a patch; input_shape is (channels, height, width)."""
-        height, width = input_shape[1:]
-        if min(height, width) < self.patch:
-            raise UsageError(
-                "the image is smaller than a patch",
-                where="vit patch",
-                found=f"{height}x{width} pixels",
-                expected=f"at least {self.patch}x{self.patch}",
-                remedy="choose a smaller patch",
-            )
+        if min(input_shape[1:]) < self.patch:
+            expected = f"at least {self.patch}x{self.patch}"
+            remedy = "choose a smaller patch"
+            raise image_error("vit patch", input_shape, "smaller than a patch", expected=expected, remedy=remedy)
 
 
 def fitting(input_shape: tuple[int, int, int]) -> dict[str, int]:
