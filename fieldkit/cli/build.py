@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from fieldkit.hq.building import Built
     from fieldkit.hq.compiler import Optimiser
     from fieldkit.hq.distil.driver import Budget, Status
+    from fieldkit.hq.distil.labels import Labels
     from fieldkit.hq.spec import RecipeSpec
 
 
@@ -46,6 +47,18 @@ GO_ON = "the same command with --resume goes on"
     default="random",
     show_default=True,
     help="Whether the first weights travel in the bundle or each device draws its own.",
+)
+@click.option(
+    "--start",
+    type=click.Choice(["real", "centres", "means", "noise"]),
+    help="Where the distilled pixels start: real samples, which leak more of the data than the others; each class's "
+    "k-means centres; its mean; or noise.  [default: the method's]",
+)
+@click.option(
+    "--labels",
+    metavar="KIND[:KEY=VALUE,...]",
+    help="hard; learned, by a method that can; or teacher: soft ones from networks trained on the real data, with "
+    "teachers (how many), epochs, rate, temperature and views.  [default: the method's]",
 )
 @click.option(
     "--recipe",
@@ -119,6 +132,7 @@ def build(
     method: str,
     settings: tuple[str, ...],
     init: str,
+    labels: str | None,
     recipes: tuple[str, ...],
     schedule: str,
     optimiser: str,
@@ -147,6 +161,7 @@ def build(
         method=method,
         settings=parsed(settings, "--set"),
         init=init,
+        labels=None if labels is None else labelling(labels),
         recipes=tuple(recipe(text) for text in recipes),
         schedule=rates(schedule),
         optimiser=update(optimiser),
@@ -221,6 +236,15 @@ def update(text: str) -> Optimiser:
         raise UsageError("unknown optimiser", where="--optimiser", found=name, expected=" or ".join(OPTIMISERS))
     values = parsed(given.split(",") if given else [], f"--optimiser {name}")
     return cast("Optimiser", checked(OPTIMISERS[name], values, f"--optimiser {name}"))
+
+
+def labelling(text: str) -> Labels:
+    """A kind of labels, from "hard" or "teacher:teachers=5,temperature=2"."""
+    from fieldkit.hq.distil.labels import Labels, Teaching
+
+    kind, _, given = text.partition(":")
+    where = f"--labels {kind}"
+    return Labels(kind, checked(Teaching, parsed(given.split(",") if given else [], where), where))
 
 
 def checked(kind: Callable[..., Any], values: Mapping[str, Any], where: str) -> Any:

@@ -18,6 +18,7 @@ from fieldkit.errors import ResourceError
 from fieldkit.hq.compiler import Compiled
 from fieldkit.hq.distil import start
 from fieldkit.hq.distil.driver import Checkpoint, Outcome, Report, drive
+from fieldkit.hq.distil.labels import labelled
 from fieldkit.hq.distil.problem import Snapshot
 from fieldkit.hq.evidence.accuracy import FieldScores
 from fieldkit.hq.evidence.card import evidence, measured, note_disagreement, unrounded
@@ -75,14 +76,14 @@ def build(
     note(f"{material.dataset.name}: {len(real):,} images to distil, {len(held_out):,} held out to select by")
     recipes = compile_all(spec, material.data)
     primary = next(iter(recipes))
-    problem = pose(spec, material, recipes[primary].recipe)
+    problem = pose(spec, material, recipes[primary].recipe, output, note)
     packing, scores = _packing(spec, material, recipes, bundle_name(spec, output)), FieldScores(spec.threads)
     seeds = SELECTION_SEEDS[:1] if spec.init == "fixed" else SELECTION_SEEDS
 
     def judge(snapshot: Snapshot) -> float:
         return float(np.mean(scores.accuracies(packing.pack(snapshot), primary, seeds, [held_out])[0]))
 
-    distillation = start(spec.method, problem, spec.settings)
+    distillation = labelled(start(spec.method, problem, spec.settings), problem, spec.labels)
     checkpoint = Checkpoint(checkpoint_file(output), fingerprint(spec, material.dataset), note)
     if not resume and checkpoint_file(output).exists():
         note(f"starting anew: {checkpoint_file(output)} of a stopped job is replaced; --resume would go on from it")

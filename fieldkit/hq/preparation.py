@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,12 +16,17 @@ from fieldkit.bundle.recipe import Initial, Recipe
 from fieldkit.field.datasets import Dataset, check_enough
 from fieldkit.hq.compiler import Compiled, Data, compile_recipe
 from fieldkit.hq.distil import method
-from fieldkit.hq.distil.problem import Problem
+from fieldkit.hq.distil.problem import Problem, silent
 from fieldkit.hq.models import build_model, recipe_name
 from fieldkit.hq.models.normalisation import Normalise
 from fieldkit.hq.sources import load
 from fieldkit.hq.spec import Spec, check_fits
 from fieldkit.hq.splitting import Splits, held_out_size, split
+
+
+# The folder beside a bundle for what its distillation may find again, and digits of a digest that tell models apart.
+CACHE = "fieldkit-cache"
+DIGITS = 16
 
 
 @dataclass(frozen=True)
@@ -77,8 +86,13 @@ def compile_all(spec: Spec, data: Data) -> dict[str, Compiled]:
     return compiled
 
 
-def pose(spec: Spec, material: Material, recipe: Recipe) -> Problem:
-    """The problem that the method is given: real images, and the recipe that the set is distilled for."""
+def pose(
+    spec: Spec, material: Material, recipe: Recipe, output: Path, note: Callable[[str], None] = silent
+) -> Problem:
+    """The problem that the method is given: real images, and the recipe that the set is distilled for.
+
+    What is dear to make is kept beside ``output``, for any bundle there with the same model and data.
+    """
     data, device = material.data, "cuda" if torch.cuda.is_available() else "cpu"
     first = spec.recipes[0]
     module = build_model(first.architecture, first.options, data.input_shape, data.class_count)
@@ -99,4 +113,8 @@ def pose(spec: Spec, material: Material, recipe: Recipe) -> Problem:
         levels=spec.levels or np.iinfo(data.radiometry.dtype).max + 1,
         seed=spec.seed,
         device=device,
+        start=spec.start,
+        labels=None if spec.labels is None else spec.labels.meanwhile,
+        cache=output.parent / CACHE / hashlib.sha256(recipe.programs["predict"]).hexdigest()[:DIGITS],
+        note=note,
     )

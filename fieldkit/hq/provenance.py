@@ -10,6 +10,7 @@ from typing import Any
 from fieldkit.bundle.manifest import Manifest
 from fieldkit.field.datasets import Dataset
 from fieldkit.hq.compiler import Data
+from fieldkit.hq.distil import method
 from fieldkit.hq.spec import Spec
 
 
@@ -29,9 +30,13 @@ def manifest(spec: Spec, dataset: Dataset, data: Data, *, name: str, recipes: tu
 
 
 def described_method(spec: Spec) -> dict[str, Any]:
-    """How the set was distilled, as the manifest says it; whole images go without saying."""
+    """How the set was distilled, as the manifest says it; whole images go without saying, as do pixels that never moved."""
+    own = method(spec.method)
+    start = {"start": spec.start or own.starts} if own.starts else {}
+    labels = spec.labels.to_json() if spec.labels else {"kind": own.labels}
     formation = {"formation": spec.formation} if spec.formation > 1 else {}
-    return {"name": spec.method, "ipc": spec.ipc, **formation, "settings": dict(spec.settings)}
+    described = {"name": spec.method, "ipc": spec.ipc, **formation, **start, "labels": labels}
+    return {**described, "settings": dict(spec.settings)}
 
 
 def provenance(spec: Spec, dataset: Dataset) -> dict[str, Any]:

@@ -17,8 +17,10 @@ from fieldkit.errors import UsageError
 from fieldkit.field.training import MAX_SEED
 from fieldkit.hq.compiler import Optimiser, Sgd
 from fieldkit.hq.compiler.updates import Regularisation
-from fieldkit.hq.distil import check_settings, method
+from fieldkit.hq.distil import METHODS, check_settings, method
 from fieldkit.hq.distil.driver import Budget
+from fieldkit.hq.distil.images import STARTS
+from fieldkit.hq.distil.labels import Labels
 from fieldkit.hq.models import check_options
 
 
@@ -37,6 +39,8 @@ class Spec:
     data: what ``fieldkit.hq.sources.load`` takes.  ipc: distilled images per class.
     formation: distilled images stored in the place of one, along each axis; 2 makes four times as many, half as large.
     method, settings: the distillation and its own settings.  init: "fixed" or "random".
+    start: where the distilled pixels start, one of ``images.STARTS``; labels: what the images are labelled with; None of
+    either takes the method's own.
     recipes: the first is the one that the set is distilled for.  steps, batch: how long a device trains, and on how
     many images at a time; None takes the method's own.
     schedule: what the recipes' schedule has in place of the method's own, by the names of ``Schedule``.
@@ -53,6 +57,8 @@ class Spec:
     method: str = "distribution"
     settings: Mapping[str, Any] = field(default_factory=dict)
     init: str = "random"
+    start: str | None = None
+    labels: Labels | None = None
     recipes: tuple[RecipeSpec, ...] = (RecipeSpec("convnet"),)
     steps: int | None = None
     batch: int | None = None
@@ -100,9 +106,31 @@ def check(spec: Spec, output: Path) -> None:
     if not spec.recipes:
         raise UsageError("a bundle needs a recipe", where="recipes", expected="at least one")
     check_settings(spec.method, spec.settings)
+    _check_wishes(spec)
     _check_training(spec)
     for each in spec.recipes:
         check_options(each.architecture, each.options)
+
+
+def _check_wishes(spec: Spec) -> None:
+    """Where pixels start, and of what kind labels are, must be in the method's power."""
+    if spec.start is not None and spec.start not in STARTS:
+        raise UsageError("unknown start", where="start", found=spec.start, expected=", ".join(STARTS))
+    if spec.start is not None and method(spec.method).starts is None:
+        raise UsageError(
+            "the method moves no pixels, so they start nowhere",
+            where=f"method {spec.method}",
+            found=f"start {spec.start}",
+            expected="one of " + ", ".join(name for name, each in METHODS.items() if each.starts),
+        )
+    if spec.labels is not None and spec.labels.kind == "learned" and not method(spec.method).learns:
+        raise UsageError(
+            "the method cannot learn labels",
+            where=f"method {spec.method}",
+            found="labels learned",
+            expected="one of " + ", ".join(name for name, each in METHODS.items() if each.learns),
+            remedy="choose another method, or labels teacher",
+        )
 
 
 def _check_training(spec: Spec) -> None:

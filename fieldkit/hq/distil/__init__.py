@@ -22,7 +22,9 @@ class Method:
 
     follows: whether it goes along with a device's training step by step, which no regularisation must disturb.
 
-    learns: whether it can learn soft labels.
+    starts: where its pixels start, one of ``images.STARTS``, unless the user names another; "own", of none of these;
+    None, if nothing moves.  labels: of what kind they are, unless the user wants others.  learns: whether it can learn
+    soft labels.
 
     iterations: the budget when the user names none.  training: how a device trains on a set of so many images, when
     the user says nothing.
@@ -33,6 +35,8 @@ class Method:
     iterations: int
     training: Callable[[int], Training]
     follows: bool = False
+    starts: str | None = "real"
+    labels: str = "hard"
     learns: bool = False
 
 
@@ -64,14 +68,25 @@ def unrolling(count: int) -> Training:
 
 METHODS: dict[str, Method] = {
     "distribution": Method(distribution.DistributionMatching, distribution.Settings, 1000, augmented),
-    "inversion": Method(inversion.Inversion, inversion.Settings, 2000, augmented),
-    "patches": Method(patches.Patches, patches.Settings, 10, augmented),
-    "random": Method(random.RandomSelection, random.Settings, 1, augmented),
-    "ridge": Method(ridge.Ridge, ridge.Settings, 3000, performance, follows=True, learns=True),
-    "trajectory": Method(
-        trajectory.TrajectoryMatching, trajectory.Settings, 1000, augmented, learns=True
+    "inversion": Method(inversion.Inversion, inversion.Settings, 2000, augmented, labels="teacher"),
+    "patches": Method(patches.Patches, patches.Settings, 10, augmented, starts=None, labels="teacher"),
+    "random": Method(random.RandomSelection, random.Settings, 1, augmented, starts=None),
+    "ridge": Method(
+        ridge.Ridge, ridge.Settings, 3000, performance, follows=True, starts="centres", labels="learned", learns=True
     ),
-    "unrolled": Method(unrolled.Unrolled, unrolled.Settings, 2000, unrolling, follows=True, learns=True),
+    "trajectory": Method(
+        trajectory.TrajectoryMatching, trajectory.Settings, 1000, augmented, labels="learned", learns=True
+    ),
+    "unrolled": Method(
+        unrolled.Unrolled,
+        unrolled.Settings,
+        2000,
+        unrolling,
+        follows=True,
+        starts="centres",
+        labels="learned",
+        learns=True,
+    ),
 }
 
 

@@ -65,7 +65,7 @@ class Problem:
     levels: how many values a stored pixel can take.
     device: where torch computes; ``module`` and ``normalise`` are there already.
     start: where pixels start, one of ``images.STARTS``; None leaves it to the method.
-    labels: "hard" or "learned" ones; None leaves it to the method.
+    labels: "hard" or "learned" ones; None leaves it to the method.  Those of teachers come afterwards (labels.py).
     workers: the processes that share the work.
     cache: a folder, for this architecture alone, for what is dear to make and can be made anew; None keeps nothing.
     note: told, in a line, what goes on beside iterations.

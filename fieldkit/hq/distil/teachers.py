@@ -19,10 +19,14 @@ BATCH = 256
 
 @dataclass(frozen=True)
 class Teachers:
-    """Trained networks of the problem's architecture, which answer together; a batch of images at a time."""
+    """Trained networks of the problem's architecture, which answer together; a batch of images at a time.
+
+    temperature: divides their logits, so that more of it makes softer labels.
+    """
 
     problem: Problem
     members: tuple[Weights, ...]
+    temperature: float = 1.0
 
     @classmethod
     def trained(cls, problem: Problem, count: int, lessons: Lessons) -> Teachers:
@@ -38,7 +42,7 @@ class Teachers:
 
     def probabilities(self, pixels: torch.Tensor) -> torch.Tensor:
         """float32 [n, k] of normalised pixels float32 [n, c, h, w]: the mean of the members' softmax."""
-        return torch.stack([torch.softmax(logits, dim=1) for logits in self._logits(pixels)]).mean(dim=0)
+        return torch.stack([torch.softmax(each / self.temperature, dim=1) for each in self._logits(pixels)]).mean(dim=0)
 
     def labels(self, pixels: torch.Tensor, views: int, rng: np.random.Generator) -> torch.Tensor:
         """Soft labels float32 [n, k], rows sum to 1, of distilled pixels float32 [n, c, h, w], as small as stored.
