@@ -65,8 +65,11 @@ def problem(
 
 
 SETTINGS = {
+    "bptt": {"real": 12, "window": 2, "horizon": 4},
     "distribution": {"per_class": 4},
+    "herding": {"epochs": 2},
     "inversion": {"batch": 4, "epochs": 8, "learning_rate": 0.1},
+    "kcenter": {"epochs": 2},
     "patches": {"candidates": 20, "crops": 2, "epochs": 8, "learning_rate": 0.1},
     "random": {},
     "ridge": {"real": 12, "pool": 2},

@@ -9,7 +9,19 @@ from typing import Any, get_type_hints
 
 from fieldkit.bundle.recipe import Augmentation, Schedule
 from fieldkit.errors import UsageError
-from fieldkit.hq.distil import distribution, inversion, patches, random, ridge, siamese, trajectory, unrolled
+from fieldkit.hq.distil import (
+    bptt,
+    distribution,
+    herding,
+    inversion,
+    kcenter,
+    patches,
+    random,
+    ridge,
+    siamese,
+    trajectory,
+    unrolled,
+)
 from fieldkit.hq.distil.problem import Distillation, Problem
 
 FEW = 20
@@ -67,8 +79,11 @@ def unrolling(count: int) -> Training:
 
 
 METHODS: dict[str, Method] = {
+    "bptt": Method(bptt.Bptt, bptt.Settings, 1000, performance, learns=True),
     "distribution": Method(distribution.DistributionMatching, distribution.Settings, 1000, augmented),
+    "herding": Method(herding.Herding, herding.Settings, 1, augmented),
     "inversion": Method(inversion.Inversion, inversion.Settings, 2000, augmented, labels="teacher"),
+    "kcenter": Method(kcenter.KCenter, kcenter.Settings, 1, augmented),
     "patches": Method(patches.Patches, patches.Settings, 10, augmented, starts=None, labels="teacher"),
     "random": Method(random.RandomSelection, random.Settings, 1, augmented, starts=None),
     "ridge": Method(
