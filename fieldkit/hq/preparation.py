@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-
 from pathlib import Path
 
 import numpy as np
@@ -86,9 +85,7 @@ def compile_all(spec: Spec, data: Data) -> dict[str, Compiled]:
     return compiled
 
 
-def pose(
-    spec: Spec, material: Material, recipe: Recipe, output: Path, note: Callable[[str], None] = silent
-) -> Problem:
+def pose(spec: Spec, material: Material, recipe: Recipe, output: Path, note: Callable[[str], None] = silent) -> Problem:
     """The problem that the method is given: real images, and the recipe that the set is distilled for.
 
     What is dear to make is kept beside ``output``, for any bundle there with the same model and data.

@@ -30,7 +30,7 @@ def manifest(spec: Spec, dataset: Dataset, data: Data, *, name: str, recipes: tu
 
 
 def described_method(spec: Spec) -> dict[str, Any]:
-    """How the set was distilled, as the manifest says it; whole images go without saying, as do pixels that never moved."""
+    """How the set was distilled, as the manifest says it; what is usual goes without saying."""
     own = method(spec.method)
     start = {"start": spec.start or own.starts} if own.starts else {}
     labels = spec.labels.to_json() if spec.labels else {"kind": own.labels}

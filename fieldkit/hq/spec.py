@@ -39,8 +39,8 @@ class Spec:
     data: what ``fieldkit.hq.sources.load`` takes.  ipc: distilled images per class.
     formation: distilled images stored in the place of one, along each axis; 2 makes four times as many, half as large.
     method, settings: the distillation and its own settings.  init: "fixed" or "random".
-    start: where the distilled pixels start, one of ``images.STARTS``; labels: what the images are labelled with; None of
-    either takes the method's own.
+    start: where the distilled pixels start, one of ``images.STARTS``; labels: of which kind the images have them; None
+    of either takes the method's own.
     recipes: the first is the one that the set is distilled for.  steps, batch: how long a device trains, and on how
     many images at a time; None takes the method's own.
     schedule: what the recipes' schedule has in place of the method's own, by the names of ``Schedule``.

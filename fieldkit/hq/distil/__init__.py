@@ -79,11 +79,11 @@ def unrolling(count: int) -> Training:
 
 
 METHODS: dict[str, Method] = {
-    "bptt": Method(bptt.Bptt, bptt.Settings, 1000, performance, learns=True),
+    "bptt": Method(bptt.Bptt, bptt.Settings, 1000, performance, starts="centres", labels="learned", learns=True),
     "distribution": Method(distribution.DistributionMatching, distribution.Settings, 1000, augmented),
-    "herding": Method(herding.Herding, herding.Settings, 1, augmented),
+    "herding": Method(herding.Herding, herding.Settings, 1, augmented, starts=None),
     "inversion": Method(inversion.Inversion, inversion.Settings, 2000, augmented, labels="teacher"),
-    "kcenter": Method(kcenter.KCenter, kcenter.Settings, 1, augmented),
+    "kcenter": Method(kcenter.KCenter, kcenter.Settings, 1, augmented, starts=None),
     "patches": Method(patches.Patches, patches.Settings, 10, augmented, starts=None, labels="teacher"),
     "random": Method(random.RandomSelection, random.Settings, 1, augmented, starts=None),
     "ridge": Method(

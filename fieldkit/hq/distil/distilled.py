@@ -53,8 +53,8 @@ class DistilledSet:
         self.pixels = first.requires_grad_(True)
         self._own = functional.one_hot(torch.from_numpy(problem.targets), problem.class_count).float()
         self._own = self._own.to(problem.device)
-        hard = sharpness is None or problem.labels == "hard"
-        self.logits = None if hard else (self._own * sharpness).requires_grad_(True)
+        wanted = None if sharpness is None or problem.labels == "hard" else self._own * sharpness
+        self.logits = None if wanted is None else wanted.requires_grad_(True)
         moved = [(self.pixels, rate), *([] if self.logits is None else [(self.logits, label_rate)]), *more]
         self._movement = Movement(problem.workers, moved, betas=betas, clip=clip)
 

@@ -1,8 +1,8 @@
 """Labels of a distilled set that the user chooses: hard, learned, or soft from teachers, whatever the method.
 
 Soft labels from networks trained on real data say how the classes resemble each other (Hinton, Vinyals & Dean,
-"Distilling the Knowledge in a Neural Network", 2015, arXiv 1503.02531); what they are worth in distillation: Qin, Deng &
-Alvarez-Melis, "A Label is Worth a Thousand Images in Dataset Distillation", NeurIPS 2024 (arXiv 2406.10485).
+"Distilling the Knowledge in a Neural Network", 2015, arXiv 1503.02531); what they are worth in distillation: Qin, Deng
+& Alvarez-Melis, "A Label is Worth a Thousand Images in Dataset Distillation", NeurIPS 2024 (arXiv 2406.10485).
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ class Teaching:
 class Labels:
     """What labels a distilled set gets.
 
-    kind: "hard", one class each; "teacher", what networks trained on the real data say; "learned", by a method that can.
+    kind: "hard", one class each; "teacher", what networks trained on the real data say; or "learned", by a method that
+    can.
     teaching: how teachers are trained and asked.
     """
 
