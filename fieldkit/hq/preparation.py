@@ -17,6 +17,7 @@ from fieldkit.hq.compiler import Compiled, Data, compile_recipe
 from fieldkit.hq.distil import method
 from fieldkit.hq.distil.problem import Problem, silent
 from fieldkit.hq.models import build_model, recipe_name
+from fieldkit.hq.models.halving import quickened
 from fieldkit.hq.models.normalisation import Normalise
 from fieldkit.hq.sources import load
 from fieldkit.hq.spec import Spec, check_fits
@@ -96,6 +97,7 @@ def pose(spec: Spec, material: Material, recipe: Recipe, output: Path, note: Cal
     # A method sees networks that drop nothing out: what it compares would be noise, and none that a seed repeats.
     for each in module.modules():
         each.train(any(True for _ in each.parameters()))
+    module = quickened(module) if device == "cpu" else module
     return Problem(
         real=material.splits.real,
         module=module.to(device),

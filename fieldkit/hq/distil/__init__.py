@@ -12,6 +12,7 @@ from fieldkit.errors import UsageError
 from fieldkit.hq.distil import (
     bptt,
     distribution,
+    generative,
     herding,
     inversion,
     kcenter,
@@ -81,6 +82,7 @@ def unrolling(count: int) -> Training:
 METHODS: dict[str, Method] = {
     "bptt": Method(bptt.Bptt, bptt.Settings, 1000, performance, starts="centres", labels="learned", learns=True),
     "distribution": Method(distribution.DistributionMatching, distribution.Settings, 1000, augmented),
+    "generative": Method(generative.Generative, generative.Settings, 1500, augmented, starts="own"),
     "herding": Method(herding.Herding, herding.Settings, 1, augmented, starts=None),
     "inversion": Method(inversion.Inversion, inversion.Settings, 2000, augmented, labels="teacher"),
     "kcenter": Method(kcenter.KCenter, kcenter.Settings, 1, augmented, starts=None),

@@ -17,11 +17,9 @@ import numpy as np
 import torch
 
 from fieldkit.bundle.recipe import Augmentation
-from fieldkit.hq.augmentation import augment
+from fieldkit.hq.distil import siamese
 from fieldkit.hq.distil.distilled import DistilledSet
 from fieldkit.hq.distil.problem import Problem, Snapshot, State
-
-SIAMESE = Augmentation(shift=0.125, scale=0.2, rotate=15, brightness=0.2, contrast=0.3, cutout=0.3)
 
 
 @dataclass(frozen=True)
@@ -33,9 +31,7 @@ class Settings:
 
     per_class: int = 128
     rate: float = 0.02
-    augmentation: Augmentation = Augmentation(
-        shift=0.125, scale=0.2, rotate=15, brightness=0.2, contrast=0.3, cutout=0.3
-    )
+    augmentation: Augmentation = siamese.SIAMESE
 
 
 class DistributionMatching:
@@ -85,10 +81,7 @@ def matching_loss(
     sides: real and distilled pixels, each float32 [per class * k, c, h, w] class by class, of all classes or some.
     uniforms: float32 [k, augmentation.width]: one augmentation for each of these classes, shared by both sides.
     """
-    means = []
-    for pixels in sides:
-        rows = torch.from_numpy(uniforms).to(pixels.device).repeat_interleave(len(pixels) // len(uniforms), dim=0)
-        with torch.set_grad_enabled(pixels.requires_grad):
-            features = problem.features(weights, augment(pixels, rows, augmentation))
-        means.append(features.reshape(len(uniforms), -1, features.shape[1]).mean(dim=1))
-    return ((means[0] - means[1]) ** 2).sum()
+    real, distilled = (
+        siamese.features(problem, weights, pixels, uniforms, augmentation).mean(dim=1) for pixels in sides
+    )
+    return ((real - distilled) ** 2).sum()
