@@ -23,7 +23,6 @@ from fieldkit.hq.sources import load
 from fieldkit.hq.spec import Spec, check_fits
 from fieldkit.hq.splitting import Splits, held_out_size, split
 
-
 # The folder beside a bundle for what its distillation may find again, and digits of a digest that tell models apart.
 CACHE = "fieldkit-cache"
 DIGITS = 16
