@@ -19,7 +19,8 @@ from fieldkit.hq.compiler import Compiled
 from fieldkit.hq.distil import start
 from fieldkit.hq.distil.driver import Checkpoint, Outcome, Report, drive
 from fieldkit.hq.distil.labels import labelled
-from fieldkit.hq.distil.problem import Snapshot
+from fieldkit.hq.distil.problem import Snapshot, silent
+from fieldkit.hq.distil.workers import Workers, joined
 from fieldkit.hq.evidence.accuracy import FieldScores
 from fieldkit.hq.evidence.card import evidence, measured, note_disagreement, unrounded
 from fieldkit.hq.packing import Packing
@@ -58,15 +59,24 @@ def build(
     resume: bool = False,
     report: Report = lambda status: None,
     note: Callable[[str], None] = lambda text: None,
-) -> Built:
-    """Distil, compile, measure and pack.
+) -> Built | None:
+    """Distil, compile, measure and pack; under torchrun several processes distil together, and only the first goes on.
 
     report: called after each iteration; note: with a line on what goes on.  Ctrl-C ends the distillation early; the
-    best set so far is packed and ``built.outcome.interrupted`` says so.
+    best set so far is packed and ``built.outcome.interrupted`` says so.  None: another process makes the bundle.
 
     Raises UsageError for options that do not fit, DataError for data that cannot be distilled, ProgramError for a
     recipe that cannot be compiled, ResourceError if disk or memory are full.
     """
+    with joined() as workers:
+        if workers.first:
+            return _build(spec, output, workers, resume=resume, report=report, note=note)
+        return _build(spec, output, workers, resume=resume, report=lambda status: None, note=silent)
+
+
+def _build(
+    spec: Spec, output: Path, workers: Workers, *, resume: bool, report: Report, note: Callable[[str], None]
+) -> Built | None:
     check(spec, output)
     check_writable(output)
     if spec.threads is not None:
@@ -74,9 +84,9 @@ def build(
     material = read(spec)
     real, held_out = material.splits.real, material.splits.held_out
     note(f"{material.dataset.name}: {len(real):,} images to distil, {len(held_out):,} held out to select by")
-    recipes = compile_all(spec, material.data)
+    recipes = workers.told(lambda: compile_all(spec, material.data))
     primary = next(iter(recipes))
-    problem = pose(spec, material, recipes[primary].recipe, output, note)
+    problem = replace(pose(spec, material, recipes[primary].recipe, output, note), workers=workers)
     packing, scores = _packing(spec, material, recipes, bundle_name(spec, output)), FieldScores(spec.threads)
     seeds = SELECTION_SEEDS[:1] if spec.init == "fixed" else SELECTION_SEEDS
 
@@ -88,7 +98,9 @@ def build(
     if not resume and checkpoint_file(output).exists():
         note(f"starting anew: {checkpoint_file(output)} of a stopped job is replaced; --resume would go on from it")
     note(f"distilling with method {spec.method}")
-    outcome = drive(distillation, spec.limits, judge, checkpoint, resume=resume, report=report)
+    outcome = drive(distillation, spec.limits, judge, checkpoint, resume=resume, report=report, workers=workers)
+    if not workers.first:
+        return None
     note("measuring the best set as a device will train it")
     bundle = measured(packing.pack(outcome.best), material.splits, scores)
     in_torch = unrounded(spec, bundle, problem, outcome.best, held_out)

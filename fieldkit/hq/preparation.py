@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from fieldkit.bundle.radiometry import Radiometry
 from fieldkit.bundle.recipe import Initial, Recipe
@@ -16,6 +15,7 @@ from fieldkit.field.datasets import Dataset, check_enough
 from fieldkit.hq.compiler import Compiled, Data, compile_recipe
 from fieldkit.hq.distil import method
 from fieldkit.hq.distil.problem import Problem, silent
+from fieldkit.hq.distil.workers import own_device
 from fieldkit.hq.models import build_model, recipe_name
 from fieldkit.hq.models.halving import quickened
 from fieldkit.hq.models.normalisation import Normalise
@@ -90,7 +90,7 @@ def pose(spec: Spec, material: Material, recipe: Recipe, output: Path, note: Cal
 
     What is dear to make is kept beside ``output``, for any bundle there with the same model and data.
     """
-    data, device = material.data, "cuda" if torch.cuda.is_available() else "cpu"
+    data, device = material.data, own_device()
     first = spec.recipes[0]
     module = build_model(first.architecture, first.options, data.input_shape, data.class_count)
     # A method sees networks that drop nothing out: what it compares would be noise, and none that a seed repeats.
@@ -111,6 +111,7 @@ def pose(spec: Spec, material: Material, recipe: Recipe, output: Path, note: Cal
         levels=spec.levels or np.iinfo(data.radiometry.dtype).max + 1,
         seed=spec.seed,
         device=device,
+        precision=spec.precision,
         start=spec.start,
         labels=None if spec.labels is None else spec.labels.meanwhile,
         cache=output.parent / CACHE / hashlib.sha256(recipe.programs["predict"]).hexdigest()[:DIGITS],

@@ -21,6 +21,7 @@ from fieldkit.hq.distil import METHODS, check_settings, method
 from fieldkit.hq.distil.driver import Budget
 from fieldkit.hq.distil.images import STARTS
 from fieldkit.hq.distil.labels import Labels
+from fieldkit.hq.distil.problem import PRECISIONS
 from fieldkit.hq.models import check_options
 
 
@@ -39,6 +40,7 @@ class Spec:
     data: what ``fieldkit.hq.sources.load`` takes.  ipc: distilled images per class.
     formation: distilled images stored in the place of one, along each axis; 2 makes four times as many, half as large.
     method, settings: the distillation and its own settings.  init: "fixed" or "random".
+    precision: of the products of the distillation, one of ``problem.PRECISIONS``; devices train in float32.
     start: where the distilled pixels start, one of ``images.STARTS``; labels: of which kind the images have them; None
     of either takes the method's own.
     recipes: the first is the one that the set is distilled for.  steps, batch: how long a device trains, and on how
@@ -57,6 +59,7 @@ class Spec:
     method: str = "distribution"
     settings: Mapping[str, Any] = field(default_factory=dict)
     init: str = "random"
+    precision: str = PRECISIONS[0]
     start: str | None = None
     labels: Labels | None = None
     recipes: tuple[RecipeSpec, ...] = (RecipeSpec("convnet"),)
@@ -103,6 +106,9 @@ def check(spec: Spec, output: Path) -> None:
             raise UsageError("too small", where=where, found=value, expected=f"at least {least}")
     if spec.init not in ("fixed", "random"):
         raise UsageError("unknown kind of initial weights", where="init", found=spec.init, expected="fixed or random")
+    if spec.precision not in PRECISIONS:
+        expected = " or ".join(PRECISIONS)
+        raise UsageError("unknown precision", where="precision", found=spec.precision, expected=expected)
     if not spec.recipes:
         raise UsageError("a bundle needs a recipe", where="recipes", expected="at least one")
     check_settings(spec.method, spec.settings)

@@ -67,7 +67,7 @@ class Archive:
         share no folder, each trains all experts.
         """
         workers = self.problem.workers
-        together = workers.size * int(workers.agreed(self._processes()))
+        together = workers.size * workers.told(self._processes)
         while self._ready < min(wanted, self.count):
             seeds = range(self._ready, min(self._ready + together, self.count))
             self._train(self._missing(workers.mine(seeds)))

@@ -23,11 +23,13 @@ import torch
 from fieldkit.bundle.atomic import write_atomically
 from fieldkit.bundle.recipe import Schedule
 from fieldkit.errors import Diverged, ResourceError, UsageError
-from fieldkit.hq.distil.problem import Distillation, Snapshot
+from fieldkit.hq.distil.problem import Distillation, Snapshot, State
+from fieldkit.hq.distil.workers import Workers
 
 JUDGEMENTS = 10
 JUDGING_SHARE = 0.2
 SAVE_EVERY = 30.0
+ALONE = Workers()
 
 Judge = Callable[[Snapshot], float]
 
@@ -124,11 +126,17 @@ class Checkpoint:
         except ResourceError as error:
             self.warn(f"the work goes on, but --resume cannot go on from here: {error}")
 
-    def load(self, distillation: Distillation) -> Run:
-        """Put the stored state into ``distillation``; the run's own is returned.
+    def load(self, distillation: Distillation, workers: Workers = ALONE) -> Run:
+        """Put the stored state, which the first worker reads, into ``distillation``; the run's own is returned.
 
         Raises UsageError if there is no checkpoint, it is damaged, or it belongs to another job.
         """
+        state, run = workers.told(self._read)
+        distillation.restore(state)
+        best = run["best"]
+        return Run(**run | {"best": None if best is None else _restored(best)})
+
+    def _read(self) -> tuple[State, dict[str, Any]]:
         if self.path is None or not self.path.is_file():
             raise UsageError("there is nothing to resume", where=self.path, remedy="run it without --resume")
         try:
@@ -150,9 +158,7 @@ class Checkpoint:
                 expected=", ".join(f"{name} {self.spec.get(name)}" for name in names),
                 remedy="repeat the options of the stopped job, or run without --resume",
             )
-        distillation.restore(state)
-        best = run["best"]
-        return Run(**run | {"best": None if best is None else _restored(best)})
+        return state, run
 
     def remove(self) -> None:
         """Forget the job once its bundle is written."""
@@ -182,20 +188,25 @@ def drive(
     *,
     resume: bool = False,
     report: Report = lambda status: None,
+    workers: Workers = ALONE,
 ) -> Outcome:
     """Iterate until the budget is used up or the user interrupts; keep the snapshot with the best held-out score.
 
     Ctrl-C ends the loop in good order after the iteration at hand: the state is kept for ``resume`` and the best
     snapshot so far returned.  A second Ctrl-C stops at once, as usual.  Raises Diverged if no snapshot could be judged.
+
+    workers: all of them make each iteration; the first alone keeps time, judges, saves and reports.
     """
-    run = checkpoint.load(distillation) if resume else Run()
+    run = checkpoint.load(distillation, workers) if resume else Run()
     saved = time.monotonic()
     with _interruptible() as interrupted:
-        while not interrupted() and budget.done(run.iterations, run.seconds) < 1.0:
+        while (done := workers.told(lambda: _done(budget, run, interrupted()))) < 1.0:
             began = time.monotonic()
-            run.loss = distillation.step(budget.done(run.iterations, run.seconds))
+            run.loss = distillation.step(done)
             run.iterations += 1
             run.seconds += time.monotonic() - began
+            if not workers.first:
+                continue
             if _due(budget, run):
                 _judge(distillation, judge, run)
             if time.monotonic() - saved > SAVE_EVERY:
@@ -203,6 +214,8 @@ def drive(
                 saved = time.monotonic()
             report(Status(budget.done(run.iterations, run.seconds), run.iterations, run.seconds, run.loss, run.score))
         stopped = interrupted()
+        if not workers.first:
+            return Outcome(distillation.snapshot(), math.nan, run.iterations, run.seconds, stopped, ())
         # Before the extra judgement, which a run that was never stopped would not have made; and even at the end, since
         # much can happen before the bundle is written.
         checkpoint.save(distillation, run)
@@ -216,6 +229,11 @@ def drive(
             remedy="choose another method, a smaller learning rate, or another --seed",
         )
     return Outcome(run.best, run.score, run.iterations, run.seconds, stopped, tuple(run.curve))
+
+
+def _done(budget: Budget, run: Run, interrupted: bool) -> float:
+    """The share of the budget that is used up; an interruption ends it."""
+    return 1.0 if interrupted else budget.done(run.iterations, run.seconds)
 
 
 def _due(budget: Budget, run: Run) -> bool:

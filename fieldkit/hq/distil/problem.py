@@ -31,6 +31,7 @@ from fieldkit.tasks import classification
 
 Weights: TypeAlias = dict[str, torch.Tensor]
 State: TypeAlias = dict[str, Any]
+PRECISIONS = ("float32", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ class Problem:
     device: where torch computes; ``module`` and ``normalise`` are there already.
     start: where pixels start, one of ``images.STARTS``; None leaves it to the method.
     labels: "hard" or "learned" ones; None leaves it to the method.  Those of teachers come afterwards (labels.py).
+    precision: of convolutions and matrix products, one of ``PRECISIONS``; weights and sums keep float32.
     workers: the processes that share the work.
     cache: a folder, for this architecture alone, for what is dear to make and can be made anew; None keeps nothing.
     note: told, in a line, what goes on beside iterations.
@@ -86,6 +88,7 @@ class Problem:
     formation: int = 1
     start: str | None = None
     labels: str | None = None
+    precision: str = PRECISIONS[0]
     workers: Workers = field(default_factory=Workers)
     cache: Path | None = None
     note: Callable[[str], None] = silent
@@ -130,7 +133,7 @@ class Problem:
 
     def logits(self, weights: Mapping[str, torch.Tensor], pixels: torch.Tensor) -> torch.Tensor:
         """float32 [n, k] for normalised pixels float32 [n, c, h, w]; differentiable in both."""
-        return cast(torch.Tensor, functional_call(self.module, dict(weights), (pixels,)))
+        return self._called(self.module, weights, pixels)
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
@@ -152,7 +155,11 @@ class Problem:
     def features(self, weights: Mapping[str, torch.Tensor], pixels: torch.Tensor) -> torch.Tensor:
         """float32 [n, f]: what the classifier's last layer reads; differentiable in both."""
         named = {f"module.{name}": value for name, value in weights.items()}
-        return cast(torch.Tensor, functional_call(features_of(self.module), named, (pixels,)))
+        return self._called(features_of(self.module), named, pixels)
+
+    def _called(self, module: nn.Module, weights: Mapping[str, torch.Tensor], pixels: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+            return cast(torch.Tensor, functional_call(module, dict(weights), (pixels,))).float()
 
     def pixels(self, positions: np.ndarray) -> torch.Tensor:
         """The real images at ``positions``, normalised float32 [n, c, h, w]."""

@@ -6,15 +6,20 @@ Every worker holds the same distilled set and draws the same randoms.  Each comp
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import distributed
 
 Listed = TypeVar("Listed", np.ndarray, Sequence[int])
+Made = TypeVar("Made")
+# How torchrun tells each process that it is one of several.
+RANK, SIZE, LOCAL = "RANK", "WORLD_SIZE", "LOCAL_RANK"
 
 
 @dataclass(frozen=True)
@@ -23,13 +28,6 @@ class Workers:
 
     rank: int = 0
     size: int = 1
-
-    @classmethod
-    def running(cls) -> Workers:
-        """Those of the process group that this process has joined; alone if it joined none."""
-        if not (distributed.is_available() and distributed.is_initialized()):
-            return cls()
-        return cls(distributed.get_rank(), distributed.get_world_size())
 
     def mine(self, items: Listed) -> Listed:
         """This worker's part of a list or an array's rows: every ``size``-th; maybe none."""
@@ -47,10 +45,37 @@ class Workers:
         self.add_up([whole])
         return float(whole)
 
-    def agreed(self, value: float) -> float:
-        """The first worker's value, for what depends on its clock."""
+    @property
+    def first(self) -> bool:
+        """Whether this is the worker that judges, writes files and talks to people."""
+        return self.rank == 0
+
+    def told(self, make: Callable[[], Made]) -> Made:
+        """What ``make`` gives the first worker, for what depends on its clock or its files; the others get a copy."""
         if self.size == 1:
-            return value
-        shared = torch.tensor([value], dtype=torch.float64)
-        distributed.broadcast(shared, src=0)
-        return float(shared)
+            return make()
+        told: list[Any] = [make() if self.first else None]
+        distributed.broadcast_object_list(told, src=0)
+        return told[0]  # type: ignore[no-any-return]
+
+
+@contextmanager
+def joined() -> Iterator[Workers]:
+    """The workers that torchrun has started, met for as long as the block runs; alone without torchrun.
+
+    Gradients on a GPU go through NCCL, all else through Gloo.
+    """
+    size = int(os.environ.get(SIZE, "1"))
+    if size == 1 or RANK not in os.environ:
+        yield Workers()
+        return
+    distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    try:
+        yield Workers(int(os.environ[RANK]), size)
+    finally:
+        distributed.destroy_process_group()
+
+
+def own_device() -> str:
+    """Where this process computes: a GPU of its own if there is one."""
+    return f"cuda:{os.environ.get(LOCAL, '0')}" if torch.cuda.is_available() else "cpu"
