@@ -88,9 +88,11 @@ class Settings:
             value = getattr(self, name)
             if not 0.0 <= value <= 1.0:
                 raise UsageError("out of range", where=f"generative {name}", found=value, expected="0 to 1")
-        if not self.autoencoder_share + self.flow_share < 1.0:
-            found = f"{self.autoencoder_share} + {self.flow_share}"
-            raise UsageError("nothing is left for the set", where="generative shares", found=found, expected="below 1")
+        shares = self.autoencoder_share, self.flow_share
+        if min(shares) <= 0.0 or sum(shares) >= 1.0:
+            expected = "more than 0 each, less than 1 together: the rest is for the set"
+            where = "generative autoencoder_share, flow_share"
+            raise UsageError("out of range", where=where, found=f"{shares[0]}, {shares[1]}", expected=expected)
         if self.weights and not self.autoencoder:
             remedy = "name its factory too: --set autoencoder=package.module:factory"
             raise UsageError("weights of no autoencoder", where="generative weights", found=self.weights, remedy=remedy)
