@@ -11,10 +11,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from crew import together
 from test_distil import problem
 
 from fieldkit.errors import Diverged, UsageError
-from fieldkit.hq.distil import archive
 from fieldkit.hq.distil.archive import Archive
 from fieldkit.hq.distil.experts import Expert, Lessons, train_expert
 from fieldkit.hq.distil.problem import Problem
@@ -96,27 +96,40 @@ def test_a_stopped_expert_goes_on_to_the_same_weights(posed: Problem, monkeypatc
 
 def test_processes_make_what_one_makes(posed: Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    together = Archive(posed, LESSONS, 2, trajectories=True)
-    together.provide(1)
-    assert len(list(together.folder.glob("0*"))) == 2
+    several = Archive(posed, LESSONS, 2, trajectories=True)
+    several.provide(1)
+    assert len(list(several.folder.glob("0*"))) == 2
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     alone = Archive(replace(posed, cache=tmp_path / "other"), LESSONS, 2, trajectories=True)
     alone.provide(1)
     assert len(list(alone.folder.glob("0*"))) == 1
     alone.provide(2)
     for seed, epoch in ((0, 3), (1, 3)):
-        for name, value in together.snapshot(seed, epoch).items():
+        for name, value in several.snapshot(seed, epoch).items():
             torch.testing.assert_close(value, alone.snapshot(seed, epoch)[name], atol=1e-3, rtol=1e-3)
 
 
-def test_workers_that_share_no_folder_train_all(posed: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("shared", "expected"), [(True, {0: [0, 2], 1: [1]}), (False, {0: [0, 1, 2], 1: [0, 1, 2]})])
+def test_workers_share_the_training_where_they_share_a_folder(
+    posed: Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared: bool, expected: dict[int, list[int]]
+) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
-    monkeypatch.setattr(Workers, "agreed", lambda self, value: value)
-    monkeypatch.setattr(Workers, "total", lambda self, part: float(part))
-    trained: list[int] = []
-    monkeypatch.setattr(archive, "train", lambda problem, lessons, seed, folder, kept: trained.append(seed))
-    Archive(replace(posed, workers=Workers(1, 2)), LESSONS, 3).provide(3)
-    assert trained == [1, 0, 1, 2]
+    trained: dict[int, list[int]] = {0: [], 1: []}
+
+    def work(workers: Workers) -> Path:
+        folder = tmp_path / ("shared" if shared else str(workers.rank))
+        # A module runs in one worker at a time: each has its own.
+        own = replace(posed, module=problem().module, cache=folder, workers=workers)
+        experts = Archive(own, Lessons(epochs=1, batch=30), 3)
+        train = experts._train
+        monkeypatch.setattr(experts, "_train", lambda seeds: (trained[workers.rank].extend(seeds), train(seeds)))
+        experts.provide(3)
+        return experts.folder
+
+    folders = together(2, work)
+    assert {rank: sorted(seeds) for rank, seeds in trained.items()} == expected
+    for folder in folders:
+        assert sorted(path.name for path in folder.glob("0*")) == ["000", "001", "002"]
 
 
 def test_without_a_cache_nothing_stays() -> None:

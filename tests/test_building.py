@@ -61,7 +61,9 @@ def test_a_bundle_says_what_it_is(spec: Spec, tmp_path: Path) -> None:
     assert bundle.digest == built.bundle.digest
     assert bundle.manifest.name == "bars"
     assert bundle.manifest.classes == ("left", "middle", "right")
-    assert bundle.manifest.method == {"name": "unrolled", "ipc": 2, "settings": {"real": 12}}
+    assert bundle.manifest.method == {
+        "name": "unrolled", "ipc": 2, "start": "centres", "labels": {"kind": "learned"}, "settings": {"real": 12}
+    }  # fmt: skip
     assert len(bundle.images) == 6
     assert bundle.probe is not None
     assert len(bundle.probe) == 9

@@ -135,6 +135,7 @@ def described(problem: Problem, lessons: Lessons) -> dict[str, object]:
         "augmentation": asdict(problem.augmentation),
         "lessons": asdict(lessons),
         "seed": problem.seed,
+        "precision": problem.precision,
         "device": torch.device(problem.device).type,
         "torch": torch.__version__,
     }
