@@ -31,6 +31,8 @@ def convolve(graph: Graph, x: Value, weight: Value, bias: Value | None, window: 
     prepared = isinstance(x.shape[0], str) or weight.constant is not None
     if not prepared and _is_dense(x.size(0), (x.size(2), x.size(3)), weight, window):
         return _with_bias(graph, depthwise.dense_convolution(graph, x, weight, window), bias)
+    if not prepared and window.stride[0] == 1 and depthwise.has_short_rows(weight, window, x.size(3)):
+        return _with_bias(graph, depthwise.convolution_by_rows(graph, x, weight, window), bias)
     parts = 1 if prepared else _parts(weight, window, height * width)
     if parts > 0:
         return _conv(graph, x, weight, bias, window, parts)
@@ -93,6 +95,8 @@ def input_gradient(graph: Graph, dy: Value, weight: Value, bias: Value | None, w
         )
         back = replace(window, before=before, after=after)
         return convolve(graph, dy, _turned(graph, _exchanged(graph, weight, window.groups)), bias, back)
+    if isinstance(batch, int) and weight.constant is None and depthwise.has_short_rows(weight, window, dy.size(3)):
+        return _with_bias(graph, depthwise.input_gradient_by_rows(graph, dy, weight, window, size), bias)
     # ConvTranspose makes rows and columns for what was read; the rest has no gradient.
     lengths = zip(size, dy.shape[2:], window.before, window.reach, window.stride, strict=True)
     cuts = [(int(n) - 1) * stride + reach + 1 - before - full for full, n, before, reach, stride in lengths]
