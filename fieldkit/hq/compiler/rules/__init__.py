@@ -5,18 +5,23 @@ A rule is one function in the file of its subject; ``call.py`` says what it take
 
 from fieldkit.hq.compiler.rules import (
     activation,
+    arithmetic,
     attention,
     batch_norm,
+    casting,
+    choices,
     convolution,
     dropout,
     einsum,
-    elementwise,
     filling,
+    functions,
     indexing,
     layer_norm,
+    limits,
     linear,
     normalisation,
     pooling,
+    powers,
     rearranging,
     reduction,
     resizing,
@@ -28,7 +33,12 @@ from fieldkit.hq.compiler.rules import (
 from fieldkit.hq.compiler.rules.call import Fusion, Rule
 
 RULES: dict[str, Rule] = {
-    **elementwise.RULES,
+    **arithmetic.RULES,
+    **functions.RULES,
+    **powers.RULES,
+    **limits.RULES,
+    **choices.RULES,
+    **casting.RULES,
     **activation.RULES,
     **shaping.RULES,
     **rearranging.RULES,

@@ -22,6 +22,7 @@ LARGEST = 40.0
 
 
 def relu(call: Call, x: Value) -> Made:
+    """max(x, 0), of slope 0 at 0 itself."""
     graph = call.graph
     y = graph.op("Relu", x)
     return y, lambda dy: (graph.op("Mul", dy, above(graph, y, 0.0)),)
@@ -35,10 +36,12 @@ def hardtanh(call: Call, x: Value, low: float = -1.0, high: float = 1.0) -> Made
 
 
 def relu6(call: Call, x: Value) -> Made:
+    """x cut to [0, 6]."""
     return hardtanh(call, x, 0.0, 6.0)
 
 
 def leaky_relu(call: Call, x: Value, negative: float = 0.01) -> Made:
+    """x where it is positive, ``negative`` * x elsewhere."""
     graph = call.graph
     y = graph.op("LeakyRelu", x, alpha=float(negative))
 
@@ -91,10 +94,12 @@ def selu(call: Call, x: Value) -> Made:
 
 
 def celu(call: Call, x: Value, alpha: float = 1.0) -> Made:
+    """max(x, 0) + min(alpha * (exp(x / alpha) - 1), 0)."""
     return elu(call, x, alpha=alpha, inner=1.0 / alpha)
 
 
 def sigmoid(call: Call, x: Value) -> Made:
+    """1 / (1 + exp(-x))."""
     graph = call.graph
     y = graph.op("Sigmoid", call.tensor(x))
 
@@ -105,6 +110,7 @@ def sigmoid(call: Call, x: Value) -> Made:
 
 
 def tanh(call: Call, x: Value) -> Made:
+    """The hyperbolic tangent."""
     graph = call.graph
     y = graph.op("Tanh", call.tensor(x))
 
@@ -184,6 +190,7 @@ def _gelu_by_tanh(call: Call, x: Value) -> Made:
 
 
 def hard_sigmoid(call: Call, x: Value) -> Made:
+    """x / 6 + 1/2 cut to [0, 1]."""
     graph = call.graph
     y = graph.op("HardSigmoid", x, alpha=1.0 / 6.0, beta=0.5)
 
@@ -221,6 +228,7 @@ def softplus(call: Call, x: Value, beta: float = 1.0, threshold: float = 20.0) -
 
 
 def log_sigmoid(call: Call, x: Value) -> Made:
+    """log(sigmoid(x)), without large exponentials."""
     graph = call.graph
     log = graph.op("Log", graph.op("Sigmoid", graph.op("Abs", x)))
     y = graph.op("Add", graph.op("Clip", x, None, call.tensor(0.0)), log)

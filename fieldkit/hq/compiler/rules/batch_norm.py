@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -122,22 +123,6 @@ def _by_moments(
     return rescale(graph, x, moments, scale, offset), _Norm(graph, x, *affine, moments, measured)
 
 
-def batch_norm(
-    call: Call,
-    x: Value,
-    weight: Value | None,
-    bias: Value | None,
-    mean: Value | None,
-    variance: Value | None,
-    training: bool,
-    _momentum: float,
-    eps: float,
-    _cudnn: bool = False,
-) -> Made:
-    y, norm = _written(call, x, (weight, bias), (mean, variance), training, eps)
-    return y, norm.pullback
-
-
 def native_batch_norm(
     call: Call,
     x: Value,
@@ -149,9 +134,18 @@ def native_batch_norm(
     _momentum: float,
     eps: float,
 ) -> MadeThree:
-    """As ``batch_norm``, with the batch's mean and 1 / std beside it; frozen, torch leaves these empty."""
+    """(x - mean) * rstd of each channel, then a scale and an offset; and the batch's mean and rstd beside it.
+
+    Frozen, torch leaves the last two empty.
+    """
     y, norm = _written(call, x, (weight, bias), (mean, variance), training, eps)
     return (y, *_saved(call.graph, norm)), norm.pullback
+
+
+def batch_norm(call: Call, *arguments: Any) -> Made:
+    """As ``native_batch_norm``, the output alone; takes a setting of cuDNN after the same arguments."""
+    (y, *_saved), pullback = native_batch_norm(call, *arguments[:8])
+    return y, pullback
 
 
 def _saved(graph: Graph, norm: _Norm) -> tuple[Value, Value]:
@@ -161,30 +155,16 @@ def _saved(graph: Graph, norm: _Norm) -> tuple[Value, Value]:
     return empty, empty
 
 
-def batch_norm_of_batch(
-    call: Call,
-    x: Value,
-    weight: Value | None,
-    bias: Value | None,
-    training: bool,
-    momentum: float,
-    eps: float,
-) -> MadeThree:
+def batch_norm_of_batch(call: Call, *arguments: Any) -> MadeThree:
     """Without running statistics there is nothing else than the batch's to use, whatever ``training`` says."""
-    return native_batch_norm(call, x, weight, bias, None, None, training, momentum, eps)
+    x, weight, bias, *settings = arguments
+    return native_batch_norm(call, x, weight, bias, None, None, *settings)
 
 
-def batch_norm_frozen(
-    call: Call,
-    x: Value,
-    weight: Value | None,
-    bias: Value | None,
-    mean: Value,
-    variance: Value,
-    momentum: float,
-    eps: float,
-) -> MadeThree:
-    return native_batch_norm(call, x, weight, bias, mean, variance, False, momentum, eps)
+def batch_norm_frozen(call: Call, *arguments: Any) -> MadeThree:
+    """By the running statistics: ``native_batch_norm`` without the argument ``training``."""
+    x, weight, bias, mean, variance, *settings = arguments
+    return native_batch_norm(call, x, weight, bias, mean, variance, False, *settings)
 
 
 def batch_norm_carrying(

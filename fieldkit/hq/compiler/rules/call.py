@@ -57,6 +57,14 @@ class Call:
             return self.graph.cast(argument, dtype or self.dtype)
         return self.graph.constant(argument, dtype or self.dtype)
 
+    def operand(self, argument: Value | bool | float | None) -> Value:
+        """An argument that may be a number as a Value of the output's dtype."""
+        if argument is None:
+            raise self.refuse(
+                "the size of a free batch as a number", "a fixed number", "divide by no size of the batch"
+            )
+        return self.tensor(argument)
+
     def random(self) -> Value:
         """Uniform randoms in [0, 1), float32 of the output's shape, drawn by the host for each step."""
         return self.graph.random([n for n in self.shape if isinstance(n, int)])
@@ -87,6 +95,11 @@ class Fusion:
 def dtype_name(dtype: torch.dtype) -> str:
     """numpy's name of a torch dtype."""
     return str(dtype).removeprefix("torch.")
+
+
+def gradient_for(graph: Graph, gradient: Value, argument: Value | bool | float) -> Value | None:
+    """The gradient of an argument that may have been broadcast, or None for what does not train."""
+    return unbroadcast(graph, gradient, argument) if isinstance(argument, Value) and argument.trains else None
 
 
 def unbroadcast(graph: Graph, gradient: Value, like: Value) -> Value:

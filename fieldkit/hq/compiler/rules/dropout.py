@@ -10,11 +10,10 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from fieldkit.hq.compiler.nodes import Dim, Value
 from fieldkit.hq.compiler.randomness import threshold
 from fieldkit.hq.compiler.rules.call import Call, Pullback, Rule
+from fieldkit.hq.compiler.rules.masks import above
 
 Made = tuple[Value, Pullback | None]
 
@@ -30,14 +29,8 @@ def _uniforms(call: Call, shape: Sequence[Dim]) -> Value:
 
 
 def _ones(call: Call, uniforms: Value, chance: float) -> Value:
-    """1.0 with the given chance, else 0.0, in one pass: a sigmoid so hard that it rises between neighbouring floats.
-
-    Its slope is a power of 2, so that neither the product nor the difference is rounded.
-    """
-    slope, limit = 2.0**100, threshold(chance)
-    # Next to 0 floats lie closer together than the slope can tell; no uniform is below such a limit but 0 itself.
-    below = float(np.nextafter(np.float32(limit), np.float32(-1))) if limit > 2.0**-64 else -1.0
-    return call.graph.op("HardSigmoid", uniforms, alpha=slope, beta=-slope * below)
+    """1.0 with the given chance, else 0.0."""
+    return above(call.graph, uniforms, threshold(chance), equal=True)
 
 
 def _kept(call: Call, x: Value, probability: float, *, channels: bool) -> Value:
@@ -113,16 +106,19 @@ def bernoulli(call: Call, x: Value, chance: Value | float | None = None, _genera
 
 
 def bernoulli_of_chances(call: Call, chances: Value, _generator: Any = None) -> Made:
+    """1 with the chance that each element says, else 0."""
     return bernoulli(call, chances)
 
 
 def uniform(call: Call, _x: Value, low: float = 0.0, high: float = 1.0, _generator: Any = None) -> Made:
+    """Uniform randoms in [low, high), in the shape of the tensor they fill."""
     graph = call.graph
     spread = graph.op("Mul", _uniforms(call, call.shape), graph.constant(high - low, "float32"))
     return call.tensor(graph.op("Add", spread, graph.constant(low, "float32"))), None
 
 
 def rand(call: Call, *_settings: Any) -> Made:
+    """Uniform randoms in [0, 1)."""
     return call.tensor(_uniforms(call, call.shape)), None
 
 

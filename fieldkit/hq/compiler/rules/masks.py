@@ -17,6 +17,8 @@ from fieldkit.hq.compiler.nodes import Value
 STEEPEST = 125
 # Below this, floats lie closer together than the steepest slope tells apart.
 SMALLEST = 2.0**-100
+# What a divisor that may be 0 is kept above, where what it divides is 0 or is masked.
+TINY = 1e-30
 
 
 def above(graph: Graph, x: Value, limit: float, *, equal: bool = False) -> Value:

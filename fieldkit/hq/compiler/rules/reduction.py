@@ -11,15 +11,12 @@ import numpy as np
 from fieldkit.hq.compiler.graph import FOLD_LIMIT, Graph, stopped
 from fieldkit.hq.compiler.nodes import Value
 from fieldkit.hq.compiler.rules.call import Call, Pullback, Rule
-from fieldkit.hq.compiler.rules.masks import above, below
+from fieldkit.hq.compiler.rules.masks import TINY, above, below
 from fieldkit.hq.compiler.rules.sums import averaged, summed
 
 Made = tuple[Value, Pullback | None]
 Two = tuple[tuple[Value, Value], Pullback | None]
 Axes = Sequence[int] | int | None
-
-# What a divisor that may be 0 is kept above; what it divides is 0 there.
-TINY = 1e-30
 
 
 def _axes(x: Value, axes: Axes) -> list[int]:
@@ -55,6 +52,7 @@ def _count(x: Value, axes: Sequence[int]) -> int:
 
 
 def total(call: Call, x: Value, axes: Axes = None, keep: bool = False, *_settings: Any) -> Made:
+    """The sum over some axes, by default over all."""
     graph = call.graph
     reduced = _axes(x, axes)
     y = summed(graph, call.tensor(x), reduced, keep=True)
@@ -66,6 +64,7 @@ def total(call: Call, x: Value, axes: Axes = None, keep: bool = False, *_setting
 
 
 def mean(call: Call, x: Value, axes: Axes = None, keep: bool = False, *_settings: Any) -> Made:
+    """The mean over some axes, by default over all."""
     graph = call.graph
     reduced = _axes(x, axes)
     y = averaged(graph, call.tensor(x), reduced)
@@ -77,10 +76,12 @@ def mean(call: Call, x: Value, axes: Axes = None, keep: bool = False, *_settings
 
 
 def total_of_all(call: Call, x: Value, *_settings: Any) -> Made:
+    """The sum of all elements."""
     return total(call, x)
 
 
 def mean_of_all(call: Call, x: Value, *_settings: Any) -> Made:
+    """The mean of all elements."""
     return mean(call, x)
 
 
@@ -162,6 +163,7 @@ def _first_extreme(operator: str) -> Rule:
 
 
 def arg_max(call: Call, x: Value, axis: int | None = None, keep: bool = False) -> Made:
+    """The place of the largest along an axis, or in the whole tensor laid out flat."""
     graph = call.graph
     if axis is None or not x.rank:
         flat = graph.reshape(x, (math.prod(x.sizes),))
@@ -171,6 +173,7 @@ def arg_max(call: Call, x: Value, axis: int | None = None, keep: bool = False) -
 
 
 def log_sum_exp(call: Call, x: Value, axes: Axes, keep: bool = False) -> Made:
+    """log(sum(exp(x))) over some axes, of slope softmax(x)."""
     graph = call.graph
     reduced = _axes(x, axes)
     y = graph.op("ReduceLogSumExp", x, graph.constant(reduced, "int64")) if reduced else x
@@ -182,6 +185,7 @@ def log_sum_exp(call: Call, x: Value, axes: Axes, keep: bool = False) -> Made:
 
 
 def softmax(call: Call, x: Value, axis: int, *_settings: Any) -> Made:
+    """exp(x) over its sum along an axis."""
     graph = call.graph
     axis %= x.rank
     y = graph.op("Softmax", call.tensor(x), axis=axis)
@@ -194,6 +198,7 @@ def softmax(call: Call, x: Value, axis: int, *_settings: Any) -> Made:
 
 
 def log_softmax(call: Call, x: Value, axis: int, *_settings: Any) -> Made:
+    """The logarithm of ``softmax``, computed at once."""
     graph = call.graph
     axis %= x.rank
     y = graph.op("LogSoftmax", call.tensor(x), axis=axis)

@@ -10,8 +10,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from fieldkit.hq.compiler.graph import Graph
 from fieldkit.hq.compiler.nodes import Value
 from fieldkit.hq.compiler.rules.call import Call, Pullback, Rule
+from fieldkit.hq.compiler.rules.masks import TINY, above
 
 Outputs = tuple[Value | tuple[Value, ...], Pullback | None]
 
@@ -64,7 +66,7 @@ def _spread(
     def pullback(dspread: Value | None, dmean: Value | None = None) -> tuple[Value | None]:
         dx = None
         if dspread is not None:
-            dvariance = _through_root(call, kept(dspread), spread) if root else kept(dspread)
+            dvariance = _through_root(graph, kept(dspread), spread) if root else kept(dspread)
             slope = graph.op("Mul", dvariance, graph.constant(2.0 / (count - correction), "float32"))
             dx = graph.op("Mul", centred, slope)
         if dmean is not None:
@@ -80,11 +82,11 @@ def _spread(
     return ((made, graph.reshape(mean, shape)) if with_mean else made), pullback
 
 
-def _through_root(call: Call, dy: Value, root: Value) -> Value:
-    graph = call.graph
-    zero = graph.constant(0.0, "float32")
-    slope = graph.op("Div", dy, graph.op("Mul", root, graph.constant(2.0, "float32")))
-    return graph.op("Where", graph.op("Equal", root, zero), zero, slope)
+def _through_root(graph: Graph, dy: Value, root: Value) -> Value:
+    """The gradient of what ``root`` is the root of, 0 where it is 0."""
+    least, two = graph.constant(TINY, "float32"), graph.constant(2.0, "float32")
+    divisor = graph.op("Mul", graph.op("Max", root, least), two)
+    return graph.op("Mul", graph.op("Div", dy, divisor), above(graph, root, 0.0))
 
 
 RULES: dict[str, Rule] = {
