@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from test_distil import problem
 from watched import many_classes, passes
 
+from fieldkit.bundle.pixels import Pixels
 from fieldkit.errors import UsageError
 from fieldkit.hq.augmentation import augment
 from fieldkit.hq.distil.experts import Lessons, train_expert
@@ -103,7 +104,8 @@ def test_labels_are_the_teachers_mean_over_augmented_copies() -> None:
     posed = problem(augmentation=replace(problem().augmentation, shift=0.1))
     made = Patches(posed, replace(QUICK, views=2, teachers=2))
     snapshot = made.snapshot()
-    seen = posed.enlarged(posed.normalise(torch.from_numpy(snapshot.images)))
+    stored = Pixels.encode(snapshot.images, "uint8").decode()
+    seen = posed.enlarged(posed.normalise(torch.from_numpy(stored)))
     rng, found = posed.rng(0), 0.0
     for _ in range(2):
         uniforms = torch.from_numpy(rng.random((6, 2), dtype=np.float32))
@@ -130,6 +132,7 @@ def test_settings_out_of_range(name: str, value: float) -> None:
 def test_memory_does_not_grow_with_the_classes() -> None:
     posed = many_classes(50)
     made = Patches(posed, Settings(candidates=4, crops=2, batch=16, epochs=1, views=1))
+    assert made.teachers.members
     with passes(posed.module) as images:
         made.step(0.0)
     assert sum(images) == 50 * 4 * 2

@@ -66,26 +66,38 @@ class Inversion:
         self.problem = problem
         self.settings = settings
         self.iteration = 0
-        lessons = Lessons(epochs=settings.epochs, rate=settings.learning_rate)
-        self.teachers = Teachers.trained(problem, settings.teachers, lessons)
-        self.wanted = [wanted_moments(problem, settings, each) for each in self.teachers.members]
+        self._began = 0.0
+        self._teachers: Teachers | None = None
+        # What each teacher's layers should see.
+        self._wanted: list[Moments] = []
         # The whole set waits in main memory; one batch of it is at work.
         self._pixels = first_pixels(problem, problem.start or "real", 0.1, problem.rng(0)).cpu()
         self.batches = mixed_batches(problem, settings.batch)
         self._begin(0)
 
+    @property
+    def teachers(self) -> Teachers:
+        """Trained in the first iteration, so that their time is part of the budget."""
+        if self._teachers is None:
+            lessons = Lessons(epochs=self.settings.epochs, rate=self.settings.learning_rate)
+            self._teachers = Teachers.trained(self.problem, self.settings.teachers, lessons)
+            members = self._teachers.members
+            self._wanted = [wanted_moments(self.problem, self.settings, each) for each in members]
+        return self._teachers
+
     def step(self, done: float) -> float:
         """Move the batch whose turn it is, each having the same share of the budget; the loss of that batch."""
         self.iteration += 1
         problem, settings = self.problem, self.settings
-        place = done * len(self.batches)
+        place = self._place(done)
         turn = min(int(place), len(self.batches) - 1)
         if turn != self._turn:
             self._put_back()
             self._begin(turn)
-        member = self.iteration % len(self.teachers.members)
-        parts, found = self._look(self.teachers.members[member], problem.rng(self.iteration))
-        far, part = apportioned(found, self.wanted[member], problem)
+        members = self.teachers.members
+        member = self.iteration % len(members)
+        parts, found = self._look(members[member], problem.rng(self.iteration))
+        far, part = apportioned(found, self._wanted[member], problem)
         self._movement.step(parts + settings.statistics * part, place - turn)
         return problem.workers.total(parts) + settings.statistics * far
 
@@ -93,13 +105,15 @@ class Inversion:
         """The set as it stands; labels are the teachers'."""
         self._put_back()
         images = self.problem.normalise.restore(self._pixels.to(self.problem.device)).cpu().numpy().copy()
-        labels = self.teachers.labels(self._pixels, self.settings.views, self.problem.rng(0))
+        seen = rounded(self._pixels, self.problem.levels)
+        labels = self.teachers.labels(seen, self.settings.views, self.problem.rng(0))
         return Snapshot(images, labels.cpu().numpy())
 
     def state(self) -> State:
         self._put_back()
         return {
             "iteration": self.iteration,
+            "began": self._began,
             "pixels": self._pixels,
             "turn": self._turn,
             "movement": self._movement.state(),
@@ -107,9 +121,17 @@ class Inversion:
 
     def restore(self, state: State) -> None:
         self.iteration = state["iteration"]
+        self._began = state["began"]
         self._pixels = state["pixels"].clone()
         self._begin(state["turn"])
         self._movement.restore(state["movement"])
+
+    def _place(self, done: float) -> float:
+        """Which batch's turn it is, and how much of its share is used up, as one number."""
+        if self.iteration <= 2:
+            # The teachers' training, in the first iteration, is nobody's share.
+            self._began = done
+        return (done - self._began) / (1.0 - self._began) * len(self.batches)
 
     def _begin(self, turn: int) -> None:
         self._turn = turn

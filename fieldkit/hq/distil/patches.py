@@ -24,6 +24,7 @@ from torch.nn import functional
 
 from fieldkit.errors import UsageError
 from fieldkit.hq.distil.experts import Lessons
+from fieldkit.hq.distil.images import rounded
 from fieldkit.hq.distil.problem import Problem, Snapshot, State
 from fieldkit.hq.distil.teachers import Teachers
 
@@ -81,12 +82,19 @@ class Patches:
         self.problem = problem
         self.settings = settings
         self.iteration = 0
+        self._teachers: Teachers | None = None
         # Each cell of a tile is a distilled image of a problem that stores as many more of them, as much smaller.
         self.cells = replace(problem, formation=problem.formation * settings.tile)
-        lessons = Lessons(epochs=settings.epochs, rate=settings.learning_rate)
-        self.teachers = Teachers.trained(problem, settings.teachers, lessons)
         self._positions = self.cells.pick(self.cells.per_class, problem.rng(0))
         self._boxes = Boxes.draw(len(self._positions), 1.0, problem.rng(0))
+
+    @property
+    def teachers(self) -> Teachers:
+        """Trained in the first iteration, so that their time is part of the budget."""
+        if self._teachers is None:
+            lessons = Lessons(epochs=self.settings.epochs, rate=self.settings.learning_rate)
+            self._teachers = Teachers.trained(self.problem, self.settings.teachers, lessons)
+        return self._teachers
 
     def step(self, done: float) -> float:
         """Draw candidates, score their crops and take the best; the mean loss of what is taken."""
@@ -108,7 +116,7 @@ class Patches:
         parts = [self._part(first) for first in self._firsts(len(self._positions))]
         cells = torch.cat([self._cut(self._positions[part], self._boxes[part]).cpu() for part in parts])
         pixels = tiled(cells, settings.tile, problem.per_class)
-        labels = self.teachers.labels(pixels, settings.views, problem.rng(0))
+        labels = self.teachers.labels(rounded(pixels, problem.levels), settings.views, problem.rng(0))
         images = problem.normalise.restore(pixels.to(problem.device))
         return Snapshot(images.cpu().numpy(), labels.cpu().numpy())
 
