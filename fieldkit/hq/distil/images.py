@@ -10,6 +10,7 @@ import torch
 
 from fieldkit.hq.distil.problem import Problem
 
+# Images of a class that tell what they have in common, and images that a device holds at a time.
 ENOUGH = 1000
 STARTS = ("real", "centres", "means", "noise")
 
@@ -23,6 +24,12 @@ def rounded(pixels: torch.Tensor, levels: int) -> torch.Tensor:
     low, high = held.amin(dim=(0, 2, 3), keepdim=True), held.amax(dim=(0, 2, 3), keepdim=True)
     scale = ((high - low) / (levels - 1)).clamp_min(torch.finfo(torch.float32).tiny)
     return pixels + (torch.round((held - low) / scale) * scale + low - held)
+
+
+def restored(problem: Problem, pixels: torch.Tensor) -> np.ndarray:
+    """Native counts float32 [n, c, h, w] of normalised pixels in main memory; the device sees some at a time."""
+    parts = [problem.normalise.restore(each.to(problem.device)).cpu() for each in torch.split(pixels, ENOUGH)]
+    return torch.cat(parts).numpy()
 
 
 def first_pixels(problem: Problem, start: str, contrast: float, rng: np.random.Generator) -> torch.Tensor:

@@ -27,8 +27,8 @@ from torch.nn import functional
 
 from fieldkit.hq.augmentation import augment
 from fieldkit.hq.distil.experts import Lessons
-from fieldkit.hq.distil.images import first_pixels, rounded
-from fieldkit.hq.distil.moments import Moments, distance, running, watched_layers, watching
+from fieldkit.hq.distil.images import first_pixels, restored, rounded
+from fieldkit.hq.distil.moments import Moments, distance, running, watching
 from fieldkit.hq.distil.movement import Movement
 from fieldkit.hq.distil.problem import Problem, Snapshot, State, Weights
 from fieldkit.hq.distil.teachers import Teachers
@@ -104,10 +104,9 @@ class Inversion:
     def snapshot(self) -> Snapshot:
         """The set as it stands; labels are the teachers'."""
         self._put_back()
-        images = self.problem.normalise.restore(self._pixels.to(self.problem.device)).cpu().numpy().copy()
         seen = rounded(self._pixels, self.problem.levels)
         labels = self.teachers.labels(seen, self.settings.views, self.problem.rng(0))
-        return Snapshot(images, labels.cpu().numpy())
+        return Snapshot(restored(self.problem, self._pixels), labels.cpu().numpy())
 
     def state(self) -> State:
         self._put_back()
@@ -172,9 +171,6 @@ def wanted_moments(problem: Problem, settings: Settings, weights: Weights) -> Mo
 
     Measured as the teacher was trained, under the recipe's augmentation, on some of the real images.
     """
-    kept = running(problem.module, weights)
-    if kept.keys() == watched_layers(problem.module).keys():
-        return kept
     rng = problem.rng(0)
     positions = rng.permutation(len(problem.real))[: settings.real]
     total: Moments = {}
@@ -185,7 +181,8 @@ def wanted_moments(problem: Problem, settings: Settings, weights: Weights) -> Mo
             problem.answers(weights, pixels)
         share = len(part) / len(positions)
         total = {name: total.get(name, 0.0) + share * each for name, each in found.items()}
-    return total | kept
+    # A layer that never runs has none.
+    return total | {name: each for name, each in running(problem.module, weights).items() if name in total}
 
 
 def apportioned(parts: Moments, wanted: Moments, problem: Problem) -> tuple[float, torch.Tensor]:

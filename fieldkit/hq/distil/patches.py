@@ -24,7 +24,7 @@ from torch.nn import functional
 
 from fieldkit.errors import UsageError
 from fieldkit.hq.distil.experts import Lessons
-from fieldkit.hq.distil.images import rounded
+from fieldkit.hq.distil.images import restored, rounded
 from fieldkit.hq.distil.problem import Problem, Snapshot, State
 from fieldkit.hq.distil.teachers import Teachers
 
@@ -117,8 +117,7 @@ class Patches:
         cells = torch.cat([self._cut(self._positions[part], self._boxes[part]).cpu() for part in parts])
         pixels = tiled(cells, settings.tile, problem.per_class)
         labels = self.teachers.labels(rounded(pixels, problem.levels), settings.views, problem.rng(0))
-        images = problem.normalise.restore(pixels.to(problem.device))
-        return Snapshot(images.cpu().numpy(), labels.cpu().numpy())
+        return Snapshot(restored(problem, pixels), labels.cpu().numpy())
 
     def state(self) -> State:
         boxes = {name: torch.from_numpy(each) for name, each in vars(self._boxes).items()}
