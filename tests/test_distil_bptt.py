@@ -9,6 +9,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from crew import together
 from test_distil import problem
 
 from fieldkit.bundle.recipe import Augmentation, Schedule
@@ -16,7 +17,8 @@ from fieldkit.errors import UsageError
 from fieldkit.hq.compiler.optimisers import AdamW, Sgd
 from fieldkit.hq.distil import bptt, start
 from fieldkit.hq.distil.descent import Training, descend
-from fieldkit.hq.distil.problem import Problem
+from fieldkit.hq.distil.problem import Problem, Snapshot
+from fieldkit.hq.distil.workers import Workers
 
 pytestmark = pytest.mark.hq
 
@@ -61,31 +63,23 @@ def test_gradient_equals_that_of_the_whole_graph(inner: str) -> None:
         torch.testing.assert_close(mine, reference, rtol=1e-3, atol=1e-6 * float(reference.abs().max()))
 
 
-def test_memory_is_that_of_one_step() -> None:
-    """No graph reaches from one step to the next, so a window holds weights and states only."""
+def test_no_graph_reaches_from_one_step_to_the_next() -> None:
+    """So a window holds weights and states, not what the steps between them computed."""
     made = bptt.Bptt(posed(), bptt.Settings(window=4, horizon=4, real=12))
     pixels, labels = made.distilled.seen(), made.distilled.labels()
-    reached = made._train(Training.begin(made.inner, 0), 4, pixels, labels)
-    assert len(reached) == 5
-    assert all(each.grad_fn is None for training in reached for each in training.weights.values())
-    assert all(each.grad_fn is None for training in reached for each in training.states.values())
+    after = made._plain(Training.begin(made.inner, 0), pixels, labels)
+    assert after.step == 1
+    assert all(each.grad_fn is None for each in (*after.weights.values(), *after.states.values()))
 
 
-def test_windows_end_in_every_part_of_the_training() -> None:
+def test_windows_end_in_every_part_of_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
     made = bptt.Bptt(posed(), bptt.Settings(window=2, horizon=5, real=6))
-    seen: set[int] = set()
-    train = made._train
-
-    def spied(training: Training, steps: int, *given: torch.Tensor) -> list[Training]:
-        reached = train(training, steps, *given)
-        seen.add(reached[-1].step)
-        return reached
-
-    made._train = spied  # type: ignore[method-assign]
+    ends: list[int] = []
+    monkeypatch.setattr(bptt, "_filled", lambda training, tensors: ends.append(training.step) or training)
+    monkeypatch.setattr(made.distilled, "move", lambda loss, done: None)
     for _ in range(12):
         made.step(0.0)
-    assert {2, 3, 4, 5} <= seen
-    assert max(seen) == 5
+    assert set(ends) == {2, 3, 4, 5}
 
 
 def test_iterations_lower_the_loss_on_real_images() -> None:
@@ -93,6 +87,18 @@ def test_iterations_lower_the_loss_on_real_images() -> None:
     made = bptt.Bptt(problem(seed=3), settings)
     losses = [made.step(0.0) for _ in range(25)]
     assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
+
+
+def test_two_workers_make_what_one_makes() -> None:
+    def work(workers: Workers) -> tuple[float, Snapshot]:
+        made = bptt.Bptt(replace(posed(), workers=workers), bptt.Settings(window=2, horizon=4, real=13))
+        return made.step(0.0), made.snapshot()
+
+    loss, alone = work(Workers())
+    for other, snapshot in together(2, work):
+        assert other == pytest.approx(loss, rel=1e-4)
+        np.testing.assert_allclose(snapshot.images, alone.images, atol=0.1)
+        np.testing.assert_allclose(snapshot.labels, alone.labels, atol=1e-3)
 
 
 def test_what_trains_the_network_inside() -> None:

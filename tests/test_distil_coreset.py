@@ -10,6 +10,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from crew import together
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -91,13 +92,13 @@ def test_a_small_class_repeats_its_images(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CHOSEN)
-def test_workers_share_the_classes(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each of two workers fills in its own classes; the sum of both is what one finds alone."""
-    alone = start(name, problem(), {"epochs": 2}).positions
-    monkeypatch.setattr(Workers, "add_up", lambda self, tensors: None)
-    monkeypatch.setattr(Workers, "agreed", lambda self, value: value)
-    parts = [start(name, replace(problem(), workers=Workers(rank, 2)), {"epochs": 2}).positions for rank in range(2)]
-    np.testing.assert_array_equal(parts[0] + parts[1], alone)
+def test_two_workers_choose_what_one_chooses(name: str) -> None:
+    def work(workers: Workers) -> np.ndarray:
+        return start(name, replace(problem(), workers=workers), {"epochs": 2}).positions
+
+    alone = work(Workers())
+    for positions in together(2, work):
+        np.testing.assert_array_equal(positions, alone)
 
 
 def test_the_network_inside_has_learnt_the_classes() -> None:

@@ -1,9 +1,20 @@
-"""Accuracy of bundles on test data: trained through the field engine, scored by running the written models.
+"""Accuracy of bundles on test data, beside its floors, the whole set and what papers report.
 
-    python tools/bench_accuracy.py bundles/mnist-*.h5 [--data ../shared/data/mnist.h5] [--seeds 5] [--random]
+    python tools/bench_accuracy.py BUNDLE... [--data FILE] [--seeds 5] [--floors random herding kcenter] [--whole]
 
-Prints a Markdown table.  The test set is read once, here, and nothing is chosen by it.  With --random, each recipe is
-also trained, with its own schedule, on as many real images with hard labels, drawn anew for each seed.
+Data sets are found in FIELDKIT_DATA by the name that a bundle's manifest gives, or named with --data.  The test set is
+read once, here, and nothing is chosen by it.  Prints a Markdown table; every row of a bundle trains its first recipe
+through the field engine from a written bundle, and scores the written model:
+
+* the distilled set;
+* floors: real training images, drawn at random (anew for each seed), by herding and by greedy k-centre on the features
+  of a network trained on all of them: as many per class as the set has, and as many as fit into the same bytes of
+  file.  Their labels are of the bundle's kind: hard, or soft ones of a network trained on all training images;
+* with --whole, nine tenths of the training images with hard labels.  The recipe's schedule is stretched to 5, 10, 20,
+  ... epochs, until twice as many gain less than 0.2 points on the last tenth, and the better of the last two is given.
+
+"published" stands beside the row that a paper's own table compares with, at the same images per class; those networks
+are ConvNets of width 128 trained for up to 1,000 epochs, so compare with care.
 """
 
 from __future__ import annotations
@@ -12,87 +23,368 @@ import argparse
 import os
 import platform
 import statistics
+import sys
+import tempfile
 import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 
 from fieldkit import __version__
-from fieldkit.bundle import read_bundle
+from fieldkit.bundle import read_bundle, write_bundle
 from fieldkit.bundle.contents import Bundle
+from fieldkit.bundle.pixels import Pixels
+from fieldkit.bundle.recipe import Recipe
 from fieldkit.bundle.samples import Samples
 from fieldkit.field.datasets import Dataset, load_dataset
 from fieldkit.field.exporting import export
 from fieldkit.field.prediction import Predictor
 from fieldkit.field.session import runtime_version
-from fieldkit.field.training import Trained, Trainer
+from fieldkit.field.training import Trainer
+from fieldkit.hq.distil import start
+from fieldkit.hq.distil.experts import Lessons
+from fieldkit.hq.distil.problem import Problem
+from fieldkit.hq.distil.teachers import Teachers
+from fieldkit.hq.evidence.accuracy import FieldScores
+from fieldkit.hq.models import build_model
+from fieldkit.hq.models.normalisation import Normalise
+from fieldkit.hq.splitting import split
 from fieldkit.tasks import classification
 
-DATA = Path(os.environ.get("FIELDKIT_DATA", "../shared/data")) / "mnist.h5"
+DATA = Path(os.environ.get("FIELDKIT_DATA", "../shared/data"))
+DISTILLED, WHOLE = "distilled", "whole set"
+FLOORS = ("random", "herding", "kcenter")
+# Augmented copies of an image over which a soft label is averaged.
+VIEWS = 8
+LESSONS = Lessons(epochs=10)
+FIRST_EPOCHS, MOST_EPOCHS, GAIN = 5, 40, 0.002
+
+PAPERS = {
+    "coresets": "as measured by DC's authors",
+    "DC": "Zhao, Mopuri & Bilen, ICLR 2021, arXiv 2006.05929, table 1",
+    "DSA": "Zhao & Bilen, ICML 2021, arXiv 2102.08259, table 1",
+    "DM": "Zhao & Bilen, WACV 2023, arXiv 2110.04181, table 1",
+    "MTT": "Cazenavette et al., CVPR 2022, arXiv 2203.11932, table 1",
+    "FRePo": "Zhou, Nezhadarya & Ba, NeurIPS 2022, arXiv 2206.00719, table 1",
+    "RCIG": "Loo et al., ICML 2023, arXiv 2302.06755, table 1",
+    "RaT-BPTT": "Feng, Vedantam & Kempe, ICLR 2024, arXiv 2311.07025, table 1",
+}
+# (data set, images per class): accuracy in per cent, by what it is compared with.
+PUBLISHED: Mapping[tuple[str, int], Mapping[str, Any]] = {
+    ("mnist", 1): {
+        "random": 64.9,
+        "herding": 89.2,
+        "kcenter": 89.3,
+        DISTILLED: {"DC": 91.7, "DSA": 88.7, "DM": 89.7, "FRePo": 93.0, "RCIG": 94.7},
+        WHOLE: 99.6,
+    },
+    ("mnist", 10): {
+        "random": 95.1,
+        "herding": 93.7,
+        "kcenter": 84.4,
+        DISTILLED: {"DC": 97.4, "DSA": 97.8, "DM": 97.5, "FRePo": 98.6, "RCIG": 98.9},
+        WHOLE: 99.6,
+    },
+    ("mnist", 50): {
+        "random": 97.9,
+        "herding": 94.8,
+        "kcenter": 97.4,
+        DISTILLED: {"DC": 98.8, "DSA": 99.2, "DM": 98.6, "FRePo": 99.2, "RCIG": 99.2},
+        WHOLE: 99.6,
+    },
+    ("cifar10", 1): {
+        "random": 14.4,
+        "herding": 21.5,
+        "kcenter": 21.5,
+        DISTILLED: {"DC": 28.3, "DSA": 28.8, "DM": 26.0, "MTT": 46.3, "FRePo": 46.8, "RCIG": 53.9, "RaT-BPTT": 53.2},
+        WHOLE: 84.8,
+    },
+    ("cifar10", 10): {
+        "random": 26.0,
+        "herding": 31.6,
+        "kcenter": 14.7,
+        DISTILLED: {"DC": 44.9, "DSA": 52.1, "DM": 48.9, "MTT": 65.3, "FRePo": 65.5, "RCIG": 69.1, "RaT-BPTT": 69.4},
+        WHOLE: 84.8,
+    },
+    ("cifar10", 50): {
+        "random": 43.4,
+        "herding": 40.4,
+        "kcenter": 27.0,
+        DISTILLED: {"DC": 53.9, "DSA": 60.6, "DM": 63.0, "MTT": 71.6, "FRePo": 71.7, "RCIG": 73.5, "RaT-BPTT": 75.3},
+        WHOLE: 84.8,
+    },
+}
+
+COLUMNS = (
+    "bundle", "trained on", "per class", "labels", "file bytes", "init", "steps", "test accuracy, mean +- std", "range",
+    "n", "seconds each", "published", "distilled in",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table; scores in 0-1, one per training."""
+
+    name: str
+    per_class: int
+    labels: str
+    size: int | None
+    steps: int
+    scores: Sequence[float]
+    seconds: float
+
+
+class Subject:
+    """One bundle and its data: what trains on what, and how well."""
+
+    def __init__(self, path: Path, dataset: Dataset, threads: int | None, cache: Path) -> None:
+        if dataset.test is None:
+            raise SystemExit(f"{dataset.name} has no test split")
+        self.path = path
+        self.bundle = read_bundle(path)
+        self.dataset = dataset
+        self.test: Samples = dataset.test
+        self.threads = threads
+        self.cache = cache
+        self.scores = FieldScores(threads)
+        self.class_count = len(dataset.classes)
+        if dataset.classes != self.bundle.manifest.classes:
+            raise SystemExit(f"{path} is of other classes than {dataset.name}")
+
+    @property
+    def recipe(self) -> Recipe:
+        """The first recipe, which the set was distilled for."""
+        return self.bundle.recipes[self.bundle.manifest.recipes[0]]
+
+    @property
+    def per_class(self) -> int:
+        return len(self.bundle.images) // self.class_count
+
+    @cached_property
+    def soft(self) -> bool:
+        """Whether any label of the distilled set says more than one class."""
+        return bool((np.asarray(self.bundle.labels, np.float32).max(axis=1) < 1.0).any())
+
+    @property
+    def ipc(self) -> int:
+        """Images per class in the storage of whole ones, by which papers compare."""
+        return int(self.bundle.manifest.method.get("ipc", self.per_class))
+
+    @cached_property
+    def budget(self) -> int:
+        """Bytes of the bundle's file, deflated as the floors' files are."""
+        return len(write_bundle(self.bundle))
+
+    @cached_property
+    def problem(self) -> Problem:
+        """All training images, and the recipe that the set is distilled for."""
+        options = dict(self.recipe.architecture)
+        manifest = self.bundle.manifest
+        module = build_model(options.pop("name"), options, manifest.input_shape, self.class_count)
+        return Problem(
+            real=self.dataset.train,
+            module=module,
+            normalise=Normalise(manifest.radiometry),
+            ipc=self.per_class,
+            class_count=self.class_count,
+            schedule=self.recipe.schedule,
+            augmentation=self.recipe.augmentation,
+            cache=self.cache,
+        )
+
+    @cached_property
+    def teachers(self) -> Teachers:
+        return Teachers.trained(self.problem, 1, LESSONS)
+
+    def rows(self, seeds: Sequence[int], floors: Sequence[str], whole: bool) -> Iterator[Row]:
+        """Every line about this bundle."""
+        yield self.measured(DISTILLED, [self.bundle] * len(seeds), seeds)
+        for name in floors:
+            yield from self.floor(name, seeds)
+        if whole:
+            yield self.whole(seeds[0])
+
+    def floor(self, name: str, seeds: Sequence[int]) -> Iterator[Row]:
+        """Real images in the distilled ones' place: as many, and as many as fit into the file."""
+        chosen = self.orders(name, seeds)
+        equal = [self.floored(order, self.per_class) for order in chosen]
+        yield self.measured(f"{name}, equal count", equal, seeds)
+        counts = {id(order): self.fitting(order) for order in chosen}
+        fitted = [self.floored(order, counts[id(order)]) for order in chosen]
+        yield self.measured(f"{name}, equal bytes", fitted, seeds)
+
+    def orders(self, name: str, seeds: Sequence[int]) -> list[np.ndarray]:
+        """For each seed, positions of training images, int64 [k, most]: as many as it takes, the first ones first."""
+        groups = classification.group(self.dataset.train.targets, self.class_count)
+        drawn = [shuffled(groups, seed) for seed in seeds]
+        if name == "random":
+            return drawn
+        # A coreset's images may compress better than those drawn at random, but hardly to half.
+        most = min(drawn[0].shape[1], max(2 * self.fitting(drawn[0]), self.per_class))
+        method: Any = start(name, replace(self.problem, ipc=most), {"epochs": LESSONS.epochs})
+        return [method.positions.reshape(self.class_count, most)] * len(seeds)
+
+    def fitting(self, order: np.ndarray) -> int:
+        """How many images per class, at least 1, make a file of no more bytes than the bundle's."""
+        most = order.shape[1]
+
+        def fits(count: int) -> bool:
+            return len(write_bundle(self.floored(order, count, labelled=False))) <= self.budget
+
+        return largest(fits, most)
+
+    def floored(self, order: np.ndarray, count: int, labelled: bool = True) -> Bundle:
+        """The bundle with real images; labelled: with their labels' own values, which change its size by little."""
+        train = self.dataset.train.take(order[:, :count].reshape(-1))
+        labels = np.eye(self.class_count, dtype=np.float32)[train.targets]
+        if self.soft and labelled:
+            pixels = self.problem.normalise(torch.from_numpy(train.images))
+            labels = self.teachers.labels(pixels, VIEWS, np.random.default_rng(0)).numpy()
+        elif self.soft:
+            labels = np.resize(np.asarray(self.bundle.labels), labels.shape)
+        codes = Pixels.encode(train.images.astype(np.float32), self.bundle.manifest.radiometry.dtype)
+        return replace(self.bundle, images=codes, labels=labels.astype(np.float16))
+
+    def measured(self, name: str, bundles: Sequence[Bundle], seeds: Sequence[int]) -> Row:
+        """One training per bundle and seed."""
+        scores, seconds = [], []
+        for bundle, seed in zip(bundles, seeds, strict=True):
+            began = time.monotonic()
+            scores.append(self._accuracy(bundle, seed))
+            seconds.append(time.monotonic() - began)
+        size = self.path.stat().st_size if name == DISTILLED else len(write_bundle(bundles[0]))
+        per_class = len(bundles[0].images) // self.class_count
+        labels = "soft" if self.soft else "hard"
+        return Row(name, per_class, labels, size, self.recipe.schedule.steps, scores, statistics.median(seconds))
+
+    def _accuracy(self, bundle: Bundle, seed: int) -> float:
+        return self.scores.accuracies(bundle, bundle.manifest.recipes[0], [seed], [self.test])[0][0]
+
+    def whole(self, seed: int) -> Row:
+        """The training set itself, for as many epochs as it takes."""
+        parts = split(self.dataset.train, self.class_count, 0, 0)
+        trainer = Trainer(self.recipe, threads=self.threads)
+        best: tuple[float, int, Predictor] | None = None
+        epochs, began = FIRST_EPOCHS, time.monotonic()
+        while epochs <= MOST_EPOCHS:
+            schedule = self.recipe.schedule.with_steps(-(-len(parts.real) * epochs // trainer.batch))
+            predictor = Predictor.open(export(trainer.fit(parts.real, seed=seed, schedule=schedule), self.bundle))
+            score = scored(predictor, parts.held_out)
+            gained = best is None or score - best[0] >= GAIN
+            if best is None or score > best[0]:
+                best = score, schedule.steps, predictor
+            if not gained:
+                break
+            epochs *= 2
+        assert best is not None
+        name = f"{WHOLE} ({best[1] * trainer.batch / len(parts.real):.0f} epochs of {len(parts.real):,} images)"
+        per_class = len(parts.real) // self.class_count
+        return Row(name, per_class, "hard", None, best[1], [scored(best[2], self.test)], time.monotonic() - began)
+
+    def cells(self, row: Row) -> list[str]:
+        """The row as the table shows it."""
+        scores = [100 * each for each in row.scores]
+        spread = statistics.stdev(scores) if len(scores) > 1 else 0.0
+        return [
+            self.path.name,
+            row.name,
+            str(row.per_class),
+            row.labels,
+            "-" if row.size is None else str(row.size),
+            "fixed" if self.recipe.initial.fixed else "random",
+            str(row.steps),
+            f"{statistics.fmean(scores):.2f} +- {spread:.2f}",
+            f"{min(scores):.2f}-{max(scores):.2f}",
+            str(len(scores)),
+            f"{row.seconds:.1f}",
+            published(self.dataset.name, self.ipc, row.name),
+            distilled_in(self.bundle) if row.name == DISTILLED else "",
+        ]
+
+
+def shuffled(groups: Sequence[np.ndarray], seed: int) -> np.ndarray:
+    """Each group's positions in an order of their own, int64 [groups, size of the smallest]."""
+    rng, most = np.random.default_rng(seed), min(len(group) for group in groups)
+    return np.stack([rng.permutation(group)[:most] for group in groups])
+
+
+def largest(fits: Callable[[int], bool], most: int) -> int:
+    """The largest number from 1 to ``most`` that fits, where all below it do; 1 if none does."""
+    low, high = 1, 2
+    while high <= most and fits(high):
+        low, high = high, 2 * high
+    high = min(high, most + 1)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
+
+
+def scored(predictor: Predictor, samples: Samples) -> float:
+    """Accuracy of a written model, 0-1."""
+    return classification.score(predictor.predict(samples.images), samples.targets).accuracy
+
+
+def published(data: str, ipc: int, name: str) -> str:
+    """What papers report for a row: at equal count, not at equal bytes."""
+    figures = PUBLISHED.get((data, ipc), {})
+    kind = name.partition(",")[0].partition(" (")[0]
+    if kind not in figures or "bytes" in name:
+        return ""
+    found = figures[kind]
+    return ", ".join(f"{each} {value}" for each, value in found.items()) if isinstance(found, dict) else str(found)
+
+
+def distilled_in(bundle: Bundle) -> str:
+    """How long the distillation took and on what, as far as the card says."""
+    told = bundle.card.get("distillation", {})
+    method = bundle.manifest.method.get("name", "?")
+    seconds = f", {told['seconds'] / 60:.0f} min" if "seconds" in told else ""
+    hardware = f" on {told['hardware']}" if "hardware" in told else ""
+    return f"{method}, {told.get('iterations', '?')} iterations{seconds}{hardware}"
+
+
+def found_data(bundle: Bundle) -> Path:
+    """Where the data set lies that a bundle says it was made from."""
+    name = str(bundle.manifest.provenance["data"]["name"])
+    places = [DATA / f"{name}.h5", DATA / f"{name}.npz", DATA / name]
+    for place in places:
+        if place.exists():
+            return place
+    raise SystemExit(f"no data set {name} in {DATA}: set FIELDKIT_DATA or name it with --data")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("bundles", nargs="+", type=Path)
-    parser.add_argument("--data", type=Path, default=DATA)
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--data", type=Path, help="the data set of all bundles; by default each bundle's own")
+    parser.add_argument("--seeds", type=int, default=5, help="trainings of each row")
     parser.add_argument("--threads", type=int)
-    parser.add_argument("--random", action="store_true", help="also the floor: real images drawn at random")
+    parser.add_argument("--floors", nargs="*", choices=FLOORS, default=FLOORS)
+    parser.add_argument("--whole", action="store_true", help="also the whole training set, once")
     settings = parser.parse_args()
-    dataset = load_dataset(settings.data)
-    print(f"fieldkit {__version__}, onnxruntime {runtime_version()}, Python {platform.python_version()}; ", end="")
-    print(f"{len(tests(dataset))} test images of {dataset.name}, n = {settings.seeds} trainings (seeds 0 to n - 1)\n")
-    print("| bundle | images | file bytes | init | steps | trained on | test accuracy, mean +- std | range | seconds |")
-    print("|---|---|---|---|---|---|---|---|---|")
-    for path in settings.bundles:
-        bundle = read_bundle(path)
-        sources = {"distilled": [bundle.training_set()] * settings.seeds}
-        if settings.random:
-            count = len(bundle.images) // len(dataset.classes)
-            sources["real, random"] = [drawn(dataset, count, seed) for seed in range(settings.seeds)]
-        for name, sets in sources.items():
-            print(row(path, bundle, name, sets, tests(dataset), settings.threads), flush=True)
-
-
-def tests(dataset: Dataset) -> Samples:
-    """The test split, without which there is nothing to report."""
-    if dataset.test is None:
-        raise SystemExit(f"{dataset.name} has no test split")
-    return dataset.test
-
-
-def drawn(dataset: Dataset, count: int, seed: int) -> Samples:
-    """``count`` real training images of each class, as float32 with hard labels."""
-    rng = np.random.default_rng(seed)
-    groups = classification.group(dataset.train.targets, len(dataset.classes))
-    positions = np.concatenate([rng.choice(group, count, replace=False) for group in groups])
-    chosen = dataset.train.take(positions)
-    return Samples(chosen.images.astype(np.float32), np.eye(len(dataset.classes), dtype=np.float32)[chosen.targets])
-
-
-def row(path: Path, bundle: Bundle, name: str, sets: list[Samples], test: Samples, threads: int | None) -> str:
-    """One line of the table: a training per set, its seed being the set's place."""
-    recipe = bundle.recipes[bundle.manifest.recipes[0]]
-    trainer = Trainer(recipe, threads=threads)
-    scores, seconds = [], []
-    for seed, samples in enumerate(sets):
-        began = time.monotonic()
-        trained = trainer.fit(samples, seed=seed)
-        seconds.append(time.monotonic() - began)
-        scores.append(100 * score(trained, bundle, test, threads))
-    spread = statistics.stdev(scores) if len(scores) > 1 else 0.0
-    init = "fixed" if recipe.initial.fixed else "random"
-    return (
-        f"| {path.name} | {len(sets[0])} | {path.stat().st_size} | {init} | {recipe.schedule.steps} | {name} | "
-        f"{statistics.fmean(scores):.2f} +- {spread:.2f} | {min(scores):.2f}-{max(scores):.2f} | "
-        f"{statistics.median(seconds):.1f} |"
-    )
-
-
-def score(trained: Trained, bundle: Bundle, test: Samples, threads: int | None) -> float:
-    """Accuracy of the written model, 0-1."""
-    model = Predictor.open(export(trained, bundle), threads)
-    return classification.score(model.predict(test.images), test.targets).accuracy
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    print(f"fieldkit {__version__}, onnxruntime {runtime_version()}, torch {torch.__version__}, ", end="")
+    print(f"Python {platform.python_version()}, {platform.machine()}; trainings with seeds 0 to n - 1\n")
+    print("| " + " | ".join(COLUMNS) + " |")
+    print("|" + "---|" * len(COLUMNS), flush=True)
+    datasets: dict[Path, Dataset] = {}
+    with tempfile.TemporaryDirectory() as cache:
+        for path in settings.bundles:
+            place = found_data(read_bundle(path)) if settings.data is None else settings.data
+            if place not in datasets:
+                datasets[place] = load_dataset(place)
+            subject = Subject(path, datasets[place], settings.threads, Path(cache))
+            for row in subject.rows(range(settings.seeds), settings.floors, settings.whole):
+                print("| " + " | ".join(subject.cells(row)) + " |", flush=True)
+                print(f"{path.name}: {row.name}", file=sys.stderr)
+    print("\nPublished: " + "; ".join(f"{name}: {where}" for name, where in PAPERS.items()) + ".")
 
 
 if __name__ == "__main__":

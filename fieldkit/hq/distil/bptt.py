@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch.nn import functional
@@ -95,9 +95,13 @@ class Bptt:
         first = int(rng.integers(horizon - window + 1))
         positions = problem.workers.mine(rng.integers(len(problem.real), size=real))
         pixels, labels = self.distilled.seen(), self.distilled.labels()
-        *_, training = self._train(Training.begin(self.inner, seed), first, pixels, labels)
-        reached = self._train(training, window, pixels, labels)
-        tensors = _Window.apply(self._descend, reached, pixels, labels)
+        training = Training.begin(self.inner, seed)
+        for _ in range(first):
+            training = self._plain(training, pixels, labels)
+        reached = [training]
+        for _ in range(window):
+            reached.append(self._plain(reached[-1], pixels, labels))
+        tensors = cast(Any, _Window).apply(self._descend, reached, pixels, labels)
         weights = _filled(reached[-1], tensors).weights
         logits = problem.logits(weights, problem.pixels(positions))
         loss = functional.cross_entropy(logits, problem.classes(positions)) * (len(positions) / real)
@@ -120,12 +124,9 @@ class Bptt:
         rate = self.inner.schedule.learning_rate(training.step)
         return descend(self.inner, training, pixels, labels, rate, differentiable=differentiable)
 
-    def _train(self, training: Training, steps: int, pixels: torch.Tensor, labels: torch.Tensor) -> list[Training]:
-        """``training`` and what becomes of it after each of so many steps; no graph is left."""
-        reached = [training]
-        for _ in range(steps):
-            reached.append(self._descend(reached[-1].detached(), pixels.detach(), labels.detach()).detached())
-        return reached
+    def _plain(self, training: Training, pixels: torch.Tensor, labels: torch.Tensor) -> Training:
+        """``training`` after its next step; no graph is left."""
+        return self._descend(training.detached(), pixels.detach(), labels.detach()).detached()
 
 
 class _Window(torch.autograd.Function):

@@ -79,8 +79,6 @@ def by_expert(problem: Problem, epochs: int, choose: Choose) -> np.ndarray:
 
 def features_of_trained(problem: Problem, weights: Weights, positions: np.ndarray) -> torch.Tensor:
     """float32 [n, f]: what the last layer of a trained network in use reads of the real images at ``positions``."""
-    parts = []
+    batches = [positions[first : first + BATCH] for first in range(0, len(positions), BATCH)]
     with problem.in_use(), torch.no_grad():
-        for first in range(0, len(positions), BATCH):
-            parts.append(problem.features(weights, problem.pixels(positions[first : first + BATCH])))
-    return torch.cat(parts)
+        return torch.cat([problem.features(weights, problem.pixels(each)) for each in batches])

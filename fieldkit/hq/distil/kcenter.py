@@ -5,8 +5,8 @@ Sener & Savarese, "Active Learning for Convolutional Neural Networks: A Core-Set
 farthest from those of all that were taken; the largest distance is at most twice the least possible.  Features are
 those of a network trained on the real images.  The images that leave the building are real.
 
-Differs in that each class is covered on its own, beginning with the image nearest to the class's mean, where the authors
-begin with labelled images that they have.
+Differs in that each class is covered on its own, beginning with the image nearest to the class's mean, where the
+authors begin with labelled images that they have.
 """
 
 from __future__ import annotations
