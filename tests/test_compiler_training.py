@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -16,7 +17,7 @@ from fieldkit.bundle.samples import Samples
 from fieldkit.errors import UsageError
 from fieldkit.field.session import Stepper
 from fieldkit.field.training import Trainer
-from fieldkit.hq.compiler import AdamW, Sgd, compile_model, compile_recipe
+from fieldkit.hq.compiler import AdamW, Sgd, compile_model, compile_recipe, parity
 from fieldkit.hq.compiler.scopes import set_modes, trained_parameters
 from fieldkit.hq.compiler.updates import Regularisation, Update
 from fieldkit.hq.evidence.reference import Reference
@@ -64,6 +65,21 @@ def test_a_training_ends_where_torchs_does(optimiser):
     for name, each in found.items():
         moved = np.abs(each - first[f"param.{name}"]).max()
         np.testing.assert_allclose(each, expected[name].numpy(), rtol=0, atol=1e-4 * moved)
+
+
+def test_a_large_batch_is_proven_in_parts(monkeypatch):
+    fed, feed = Counter(), parity._feed
+
+    def counted(stepper, batch, rate, step):
+        fed[len(batch["weights"])] += 1
+        return feed(stepper, batch, rate, step)
+
+    monkeypatch.setattr(parity, "_feed", counted)
+    large = replace(SCHEDULE, batch=parity.LONG_BATCH + 3)
+    made = compile_recipe("mlp", {"width": 8}, DATA, optimiser=Sgd(), schedule=large)
+    assert fed == {parity.LONG_BATCH: parity.LOSS_STEPS, parity.LONG_BATCH + 3: 1 + parity.WHOLE_STEPS}
+    assert set(made.recipe.programs) == {"predict", "train/full"}
+    assert Trainer(made.recipe, threads=1).batch == large.batch
 
 
 def test_a_moving_average_is_what_a_device_exports():

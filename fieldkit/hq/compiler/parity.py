@@ -38,6 +38,10 @@ DEEP = 20
 LOSS_LIMIT = 1e-2
 PROBABILITY_LIMIT = 1e-3
 LOSS_STEPS = 50
+# A long training of large batches would take most of the time of compiling, so it takes smaller ones, in programs of
+# their own; those of the recipe's own batch train for some steps.
+LONG_BATCH = 25
+WHOLE_STEPS = 10
 # A training that is chaotic may drift so many times as far as torch drifts from itself after a nudge of that size.
 CHAOS = 3.0
 NUDGE = 2.0**-22
@@ -60,7 +64,8 @@ class Parity:
     """How far a recipe's programs are from torch, in float32.
 
     step_error: largest relative error of one train step among all new parameters (their change) and new states, and
-    step_tensor, where it is.  loss_error: largest relative difference of the loss over ``steps`` steps.
+    step_tensor, where it is.  loss_error: largest relative difference of the loss over ``steps`` steps, of batches of
+    at most ``LONG_BATCH``, and over ``WHOLE_STEPS`` of the recipe's own if that is larger.
     probability_error: largest absolute difference of ``predict``.
     """
 
@@ -85,7 +90,6 @@ class Subject:
     recipe: Recipe
     loss: TrainingLoss
     update: Update
-    radiometry: Radiometry
 
     @property
     def where(self) -> str:
@@ -99,9 +103,13 @@ class Subject:
         return DEEP_STEP_LIMIT if deep else STEP_LIMIT
 
 
-def check_parity(subject: Subject) -> Parity:
-    """Measure a recipe against torch, each of its scopes.  Raises ProgramError where it is out of its limits."""
+def check_parity(subject: Subject, small: Subject | None = None) -> Parity:
+    """Measure a recipe against torch, each of its scopes.  Raises ProgramError where it is out of its limits.
+
+    small: the same with a smaller batch, whose long training stands for the recipe's own.
+    """
     subject = replace(subject, loss=copy.deepcopy(subject.loss))
+    small = small and replace(small, loss=copy.deepcopy(small.loss))
     weights = initial_weights(subject.recipe.parameters, Initial(), SEED)
     worst, loss_error = ("", 0.0), 0.0
     # Asked before the trials freeze anything.
@@ -112,16 +120,24 @@ def check_parity(subject: Subject) -> Parity:
         place = f"{subject.where}, train/{scope}"
         _refuse_above(subject.step_limit, step_error, f"{place}, {tensor}", "one train step differs from torch")
         worst = max(worst, (f"train/{scope} {tensor}", step_error), key=_error)
-        drift = trial.loss_error()
-        if not drift <= LOSS_LIMIT:
-            # Some trainings amplify rounding until nothing agrees for long, torch with itself included.
-            limit = max(LOSS_LIMIT, CHAOS * trial.chaos())
-            _refuse_above(limit, drift, place, f"the loss over {LOSS_STEPS} steps differs from torch")
-        loss_error = max(loss_error, drift)
+        loss_error = max(loss_error, _drift(trial, LOSS_STEPS if small is None else WHOLE_STEPS))
+        if small is not None:
+            loss_error = max(loss_error, _drift(_Trial(small, scope, trained[scope], weights), LOSS_STEPS))
     probability_error = _probability_error(subject, weights)
     _refuse_above(PROBABILITY_LIMIT, probability_error, f"{subject.where}, predict", "predictions differ from torch")
     versions = (torch.__version__.split("+")[0], runtime_version())
     return Parity(worst[1], worst[0], loss_error, LOSS_STEPS, probability_error, *versions)
+
+
+def _drift(trial: _Trial, steps: int) -> float:
+    """The largest relative difference of the loss over ``steps`` steps.  Raises ProgramError where it is too large."""
+    drift = trial.loss_error(steps)
+    if not drift <= LOSS_LIMIT:
+        # Some trainings amplify rounding until nothing agrees for long, torch with itself included.
+        limit = max(LOSS_LIMIT, CHAOS * trial.chaos(steps))
+        place = f"{trial.subject.where}, train/{trial.scope}"
+        _refuse_above(limit, drift, place, f"the loss over {steps} steps differs from torch")
+    return drift
 
 
 def _refuse_above(limit: float, error: float, where: str, message: str) -> None:
@@ -187,7 +203,7 @@ def _batches(subject: Subject, randoms: dict[str, tuple[int, ...]]) -> Iterator[
         for name, shape in shapes.items():
             batch[name] = uniforms(SEED, stream, math.prod(shape)).reshape(shape).astype(np.float32)
             stream += 1
-        batch["images"] = _counts(batch["images"], subject.radiometry)
+        batch["images"] = _counts(batch["images"], subject.loss.radiometry)
         batch["targets"] = batch["targets"] ** 4 + np.float32(1e-3)
         batch["targets"] /= batch["targets"].sum(axis=1, keepdims=True)
         batch["class_mask"] = np.ones_like(batch["class_mask"])
@@ -243,23 +259,23 @@ class _Trial:
                 break
         return worst
 
-    def loss_error(self) -> float:
+    def loss_error(self, steps: int) -> float:
         """The largest relative difference of the loss while both train."""
         reference, batches = self._start()
         states = {f"state.{each.name}": draw(each, SEED, 0) for each in self.subject.recipe.state[self.scope]}
         self.stepper.load({f"param.{name}": each for name, each in self.weights.items()} | states)
         errors = []
-        for step in range(LOSS_STEPS):
+        for step in range(steps):
             batch = next(batches)
             expected = reference.step(batch)
             errors.append(abs(_feed(self.stepper, batch, self.rate, step) / expected - 1.0))
         return float(np.max(errors))
 
-    def chaos(self) -> float:
+    def chaos(self, steps: int) -> float:
         """How far torch's loss drifts from that of its own twin, whose first weights differ by rounding alone."""
         reference, batches = self._start()
         # One after the other, since both train the same module.
-        losses = [reference.step(next(batches)) for _ in range(LOSS_STEPS)]
+        losses = [reference.step(next(batches)) for _ in range(steps)]
         nudged = {name: each * np.float32(1.0 + NUDGE) for name, each in self.weights.items()}
         twin = _Reference(self.subject, self.scope, self.trained, nudged)
         batches = _batches(self.subject, self.randoms)
@@ -337,8 +353,8 @@ def _rms(values: Array) -> float:
 def _probability_error(subject: Subject, weights: Tensors) -> float:
     """The largest difference of ``predict`` on one batch."""
     load_weights(subject.loss.model, weights)
-    model: nn.Module = Prediction(subject.loss.model, subject.radiometry).eval()
-    images = next(_batches(subject, {}))["images"].astype(subject.radiometry.dtype)
+    model: nn.Module = Prediction(subject.loss.model, subject.loss.radiometry).eval()
+    images = next(_batches(subject, {}))["images"].astype(subject.loss.radiometry.dtype)
     program = complete_model(subject.recipe.programs["predict"], weights, {})
     session = open_session(program, f"{subject.where}, program predict")
     (found,) = run_session(session, {"images": images}, subject.where)

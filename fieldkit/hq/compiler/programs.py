@@ -45,6 +45,7 @@ class TrainingLoss(nn.Module):
     ) -> None:
         super().__init__()
         self.model = model
+        self.radiometry = radiometry
         self.normalise = Normalise(radiometry)
         self.augmentation = augmentation
         self.sizes = sizes

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -12,7 +12,7 @@ from fieldkit.bundle.radiometry import Radiometry
 from fieldkit.bundle.recipe import Augmentation, Recipe, Schedule
 from fieldkit.errors import UsageError
 from fieldkit.hq.compiler.optimisers import Optimiser
-from fieldkit.hq.compiler.parity import Parity, Subject, check_parity
+from fieldkit.hq.compiler.parity import LONG_BATCH, Parity, Subject, check_parity
 from fieldkit.hq.compiler.programs import Sizes, Tensors, TrainingLoss, predict_program, train_program
 from fieldkit.hq.compiler.updates import Regularisation, Update
 from fieldkit.hq.models import build_model, description, model_options
@@ -93,14 +93,28 @@ def compile_model(
     scopes: Sequence[str] = ("full",),
 ) -> Compiled:
     """``compile_recipe`` for a module at hand; ``architecture`` describes it for people and holds its "name"."""
-    tensors = Tensors.of(model)
-    sizes = Sizes(schedule.batch, data.input_shape, data.class_count)
-    loss = TrainingLoss(model, data.radiometry, augmentation, sizes, regularisation.label_smoothing)
     update = Update(optimiser, regularisation)
+
+    def subject(batch: int) -> Subject:
+        sizes = Sizes(batch, data.input_shape, data.class_count)
+        loss = TrainingLoss(model, data.radiometry, augmentation, sizes, regularisation.label_smoothing)
+        return _subject(loss, architecture, update, replace(schedule, batch=batch), scopes)
+
+    whole = subject(schedule.batch)
+    small = subject(LONG_BATCH) if schedule.batch > LONG_BATCH else None
+    predict = predict_program(model, data.radiometry, whole.loss.sizes, Tensors.of(model))
+    recipe = replace(whole.recipe, programs={**whole.recipe.programs, "predict": predict})
+    return Compiled(recipe, check_parity(replace(whole, recipe=recipe), small))
+
+
+def _subject(
+    loss: TrainingLoss, architecture: Mapping[str, Any], update: Update, schedule: Schedule, scopes: Sequence[str]
+) -> Subject:
+    """The train programs of a model in its loss, with what they are compared to."""
+    tensors = Tensors.of(loss.model)
     trains = {scope: train_program(loss, tensors, update, scope) for scope in scopes}
     programs = {f"train/{scope}": each.program for scope, each in trains.items()}
-    programs["predict"] = predict_program(model, data.radiometry, sizes, tensors)
     state = {scope: each.state for scope, each in trains.items()}
     name = str(architecture["name"])
-    recipe = Recipe(name, architecture, tensors.all, state, programs, schedule, augmentation)
-    return Compiled(recipe, check_parity(Subject(recipe, loss, update, data.radiometry)))
+    recipe = Recipe(name, architecture, tensors.all, state, programs, schedule, loss.augmentation)
+    return Subject(recipe, loss, update)
