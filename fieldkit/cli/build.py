@@ -39,7 +39,13 @@ GO_ON = "the same command with --resume goes on"
     help="Store so many smaller images along each side of one: 2 gives four times as many, at half the size, in the "
     "same space.  A device enlarges them.",
 )
-@click.option("--method", default="distribution", show_default=True, help="distribution, ridge, unrolled or random.")
+@click.option(
+    "--method",
+    default="auto",
+    show_default=True,
+    help="auto takes what suits data, set and time, and says why.  Or, by family, bptt, ridge, unrolled; gradient, "
+    "trajectory; distribution, characteristic; generative; patches, inversion; herding, kcenter, random.",
+)
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="A setting of the method; repeatable.")
 @click.option(
     "--init",

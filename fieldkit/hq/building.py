@@ -24,9 +24,9 @@ from fieldkit.hq.distil.workers import Workers, joined
 from fieldkit.hq.evidence.accuracy import FieldScores
 from fieldkit.hq.evidence.card import evidence, measured, note_disagreement, unrounded
 from fieldkit.hq.packing import Packing
-from fieldkit.hq.preparation import Material, compile_all, pose, read
+from fieldkit.hq.preparation import Material, compile_all, decided, pose, read
 from fieldkit.hq.provenance import fingerprint, manifest
-from fieldkit.hq.spec import Spec, bundle_name, check
+from fieldkit.hq.spec import AUTO, Spec, bundle_name, check
 
 # Seeds of the trainings that select are not those of the trainings that are reported.
 SELECTION_SEEDS = (1001, 1002)
@@ -84,6 +84,8 @@ def _build(
     material = read(spec)
     real, held_out = material.splits.real, material.splits.held_out
     note(f"{material.dataset.name}: {len(real):,} images to distil, {len(held_out):,} held out to select by")
+    spec = workers.told(lambda: _decided(spec, material, output, resume, note))
+    check(spec, output)
     recipes = workers.told(lambda: compile_all(spec, material.data))
     primary = next(iter(recipes))
     problem = replace(pose(spec, material, recipes[primary].recipe, output, note), workers=workers)
@@ -110,6 +112,12 @@ def _build(
     if not outcome.interrupted:
         checkpoint.remove()
     return Built(written, outcome)
+
+
+def _decided(spec: Spec, material: Material, output: Path, resume: bool, note: Callable[[str], None]) -> Spec:
+    """The spec with a method; a job that goes on keeps its own, however fast the machine is now."""
+    begun = Checkpoint(checkpoint_file(output), {}).method() if resume and spec.method == AUTO else None
+    return decided(spec, material, note) if begun is None else replace(spec, method=begun)
 
 
 def checkpoint_file(output: Path) -> Path:

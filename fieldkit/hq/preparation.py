@@ -3,29 +3,36 @@
 from __future__ import annotations
 
 import hashlib
+import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from fieldkit.bundle.radiometry import Radiometry
 from fieldkit.bundle.recipe import Initial, Recipe
 from fieldkit.field.datasets import Dataset, check_enough
 from fieldkit.hq.compiler import Compiled, Data, compile_recipe
+from fieldkit.hq.compiler.updates import Regularisation
 from fieldkit.hq.distil import method
+from fieldkit.hq.distil.choice import Situation, choose
 from fieldkit.hq.distil.problem import Problem, silent
 from fieldkit.hq.distil.workers import own_device
 from fieldkit.hq.models import build_model, recipe_name
 from fieldkit.hq.models.halving import quickened
 from fieldkit.hq.models.normalisation import Normalise
 from fieldkit.hq.sources import load
-from fieldkit.hq.spec import Spec, check_fits
+from fieldkit.hq.spec import AUTO, RecipeSpec, Spec, check_fits
 from fieldkit.hq.splitting import Splits, held_out_size, split
 
 # The folder beside a bundle for what its distillation may find again, and digits of a digest that tell models apart.
 CACHE = "fieldkit-cache"
 DIGITS = 16
+# Images in the batch that shows how fast a network is here.
+PASS = 32
 
 
 @dataclass(frozen=True)
@@ -56,6 +63,41 @@ def describe(dataset: Dataset, splits: Splits) -> Data:
     channels, height, width = dataset.train.images.shape[1:]
     radiometry = Radiometry.measure(splits.real.images, dataset.bands)
     return Data((channels, height, width), len(dataset.classes), radiometry)
+
+
+def decided(spec: Spec, material: Material, note: Callable[[str], None]) -> Spec:
+    """The spec with a method's name in the place of "auto"; ``note`` is told which, and why."""
+    if spec.method != AUTO:
+        return spec
+    shape = material.data.input_shape
+    situation = Situation(
+        images=len(material.splits.real),
+        distilled=spec.per_class * material.data.class_count,
+        values=math.prod(shape) // spec.formation**2,
+        classes=material.data.class_count,
+        fixed=spec.init == "fixed",
+        regularised=spec.regularisation != Regularisation(),
+        seconds=None if spec.budget is None else spec.budget.seconds,
+        pass_seconds=_pass_seconds(spec.recipes[0], material),
+    )
+    name, reason = choose(situation)
+    note(f"method {name}: {reason}")
+    return replace(spec, method=name)
+
+
+def _pass_seconds(recipe: RecipeSpec, material: Material) -> float:
+    """What one image's way forward through a recipe's network takes here, the best of some batches."""
+    device = own_device()
+    network = build_model(recipe.architecture, recipe.options, material.data.input_shape, material.data.class_count)
+    pixels = torch.zeros(PASS, *material.data.input_shape, device=device)
+    times = []
+    with torch.no_grad():
+        network = network.to(device)
+        for _ in range(3):
+            began = time.monotonic()
+            network(pixels).cpu()
+            times.append(time.monotonic() - began)
+    return min(times) / PASS
 
 
 def compile_all(spec: Spec, data: Data) -> dict[str, Compiled]:

@@ -24,6 +24,8 @@ from fieldkit.hq.distil.labels import Labels
 from fieldkit.hq.distil.problem import PRECISIONS
 from fieldkit.hq.models import check_options
 
+AUTO = "auto"
+
 
 @dataclass(frozen=True)
 class RecipeSpec:
@@ -39,7 +41,8 @@ class Spec:
 
     data: what ``fieldkit.hq.sources.load`` takes.  ipc: distilled images per class.
     formation: distilled images stored in the place of one, along each axis; 2 makes four times as many, half as large.
-    method, settings: the distillation and its own settings.  init: "fixed" or "random".
+    method, settings: the distillation and its own settings; "auto" takes the one that suits (choice.py).
+    init: "fixed" or "random".
     precision: of the products of the distillation, one of ``problem.PRECISIONS``; devices train in float32.
     start: where the distilled pixels start, one of ``images.STARTS``; labels: of which kind the images have them; None
     of either takes the method's own.
@@ -56,7 +59,7 @@ class Spec:
     data: str
     ipc: int = 10
     formation: int = 1
-    method: str = "distribution"
+    method: str = AUTO
     settings: Mapping[str, Any] = field(default_factory=dict)
     init: str = "random"
     precision: str = PRECISIONS[0]
@@ -111,11 +114,30 @@ def check(spec: Spec, output: Path) -> None:
         raise UsageError("unknown precision", where="precision", found=spec.precision, expected=expected)
     if not spec.recipes:
         raise UsageError("a bundle needs a recipe", where="recipes", expected="at least one")
-    check_settings(spec.method, spec.settings)
-    _check_wishes(spec)
     _check_training(spec)
+    _check_method(spec)
     for each in spec.recipes:
         check_options(each.architecture, each.options)
+
+
+def _check_method(spec: Spec) -> None:
+    """The method is known, takes these settings, and can go along with the device's training."""
+    if spec.method == AUTO:
+        if spec.settings:
+            found = ", ".join(spec.settings)
+            remedy = "name the method that they belong to"
+            raise UsageError("settings belong to a method", where=f"method {AUTO}", found=found, remedy=remedy)
+        return
+    check_settings(spec.method, spec.settings)
+    _check_wishes(spec)
+    if method(spec.method).follows and spec.regularisation != Regularisation():
+        raise UsageError(
+            "the method follows a device's training, which it cannot do through regularisation",
+            where=f"method {spec.method}",
+            found=spec.regularisation,
+            expected="no regularisation",
+            remedy="choose a method that does not follow the device (docs/methods.md), or leave the regularisation out",
+        )
 
 
 def _check_wishes(spec: Spec) -> None:
@@ -157,14 +179,6 @@ def _check_training(spec: Spec) -> None:
         if name != "kind" and not _fits_schedule(name, value):
             expected = {"warmup": "a whole number", "milestones": "whole numbers"}.get(name, "a finite number")
             raise UsageError("wrong value", where=f"schedule {name}", found=repr(value), expected=f"{expected} from 0")
-    if method(spec.method).follows and spec.regularisation != Regularisation():
-        raise UsageError(
-            "the method follows a device's training, which it cannot do through regularisation",
-            where=f"method {spec.method}",
-            found=spec.regularisation,
-            expected="no regularisation",
-            remedy="choose a method that does not follow the device (docs/methods.md), or leave the regularisation out",
-        )
 
 
 def _fits_schedule(name: str, value: Any) -> bool:

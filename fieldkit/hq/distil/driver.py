@@ -12,7 +12,7 @@ import pickle
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -126,6 +126,10 @@ class Checkpoint:
         except ResourceError as error:
             self.warn(f"the work goes on, but --resume cannot go on from here: {error}")
 
+    def method(self) -> str:
+        """The method of the stopped job.  Raises UsageError if there is no checkpoint or it is damaged."""
+        return str(self._stored()["spec"].get("method"))
+
     def load(self, distillation: Distillation, workers: Workers = ALONE) -> Run:
         """Put the stored state, which the first worker reads, into ``distillation``; the run's own is returned.
 
@@ -137,11 +141,17 @@ class Checkpoint:
         return Run(**run | {"best": None if best is None else _restored(best)})
 
     def _read(self) -> tuple[State, dict[str, Any]]:
+        stored = self._stored()
+        if stored["spec"] != self.spec:
+            raise _foreign(self.path, stored["spec"], self.spec)
+        return stored["method"], stored["run"]
+
+    def _stored(self) -> dict[str, Any]:
         if self.path is None or not self.path.is_file():
             raise UsageError("there is nothing to resume", where=self.path, remedy="run it without --resume")
         try:
             stored = torch.load(self.path, weights_only=True)
-            spec, state, run = stored["spec"], stored["method"], stored["run"]
+            return {name: stored[name] for name in ("spec", "method", "run")}
         except (RuntimeError, ValueError, KeyError, TypeError, EOFError, OSError, pickle.UnpicklingError) as error:
             raise UsageError(
                 "the checkpoint is damaged",
@@ -149,21 +159,22 @@ class Checkpoint:
                 found=type(error).__name__,
                 remedy="remove it and run without --resume",
             ) from error
-        if spec != self.spec:
-            names = sorted(name for name in spec.keys() | self.spec.keys() if spec.get(name) != self.spec.get(name))
-            raise UsageError(
-                "the checkpoint belongs to a job with other settings",
-                where=self.path,
-                found=", ".join(f"{name} {spec.get(name)}" for name in names),
-                expected=", ".join(f"{name} {self.spec.get(name)}" for name in names),
-                remedy="repeat the options of the stopped job, or run without --resume",
-            )
-        return state, run
 
     def remove(self) -> None:
         """Forget the job once its bundle is written."""
         if self.path is not None:
             self.path.unlink(missing_ok=True)
+
+
+def _foreign(path: Path | None, found: Mapping[str, Any], expected: Mapping[str, Any]) -> UsageError:
+    names = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
+    return UsageError(
+        "the checkpoint belongs to a job with other settings",
+        where=path,
+        found=", ".join(f"{name} {found.get(name)}" for name in names),
+        expected=", ".join(f"{name} {expected.get(name)}" for name in names),
+        remedy="repeat the options of the stopped job, or run without --resume",
+    )
 
 
 def _stored(snapshot: Snapshot) -> dict[str, Any]:
