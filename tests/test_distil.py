@@ -66,8 +66,10 @@ def problem(
 
 SETTINGS = {
     "bptt": {"real": 12, "window": 2, "horizon": 4},
+    "characteristic": {"per_class": 4, "frequencies": 8, "experts": 2, "epochs": 1},
     "distribution": {"per_class": 4},
     "generative": {"width": 4, "channels": 2, "batch": 8, "per_class": 4, "steps": 4},
+    "gradient": {"per_class": 4, "inner": 1},
     "herding": {"epochs": 2},
     "inversion": {"batch": 4, "epochs": 8, "learning_rate": 0.1},
     "kcenter": {"epochs": 2},

@@ -11,8 +11,10 @@ from fieldkit.bundle.recipe import Augmentation, Schedule
 from fieldkit.errors import UsageError
 from fieldkit.hq.distil import (
     bptt,
+    characteristic,
     distribution,
     generative,
+    gradient,
     herding,
     inversion,
     kcenter,
@@ -81,8 +83,10 @@ def unrolling(count: int) -> Training:
 
 METHODS: dict[str, Method] = {
     "bptt": Method(bptt.Bptt, bptt.Settings, 1000, performance, starts="centres", labels="learned", learns=True),
+    "characteristic": Method(characteristic.CharacteristicMatching, characteristic.Settings, 1000, augmented),
     "distribution": Method(distribution.DistributionMatching, distribution.Settings, 1000, augmented),
     "generative": Method(generative.Generative, generative.Settings, 1500, augmented, starts="own"),
+    "gradient": Method(gradient.GradientMatching, gradient.Settings, 1000, augmented),
     "herding": Method(herding.Herding, herding.Settings, 1, augmented, starts=None),
     "inversion": Method(inversion.Inversion, inversion.Settings, 2000, augmented, labels="teacher"),
     "kcenter": Method(kcenter.KCenter, kcenter.Settings, 1, augmented, starts=None),

@@ -1,8 +1,13 @@
-"""Distribution matching (DM).
+"""Distribution matching (DM), and its improvements (IDM).
 
 Zhao & Bilen, "Dataset Condensation with Distribution Matching", WACV 2023 (arXiv 2110.04181, 2021), equation 6: the
 distilled images of a class are moved until their mean feature equals that of real images of the class, under networks
 with random weights and under the same random augmentation on both sides (equation 5, "siamese").
+
+Zhao, Li, Qin & Yu, "Improved Distribution Matching for Dataset Condensation", CVPR 2023 (arXiv 2307.09742): networks
+come from a ``queue`` of partly trained ones, into which a new one goes now and then (section 4.2), and a network's
+cross-entropy on the distilled images, weighted by how often it is right, keeps classes apart (section 4.3, the setting
+``regularisation``).  The third improvement, several smaller images in the place of one, is the problem's ``formation``.
 
 Differs in that all classes go through the network in one batch, that Adam moves the images where the authors use SGD,
 and that the shared augmentation is one affine warp with brightness, contrast and cutout (fieldkit.hq.augmentation),
@@ -15,11 +20,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch.nn import functional
 
 from fieldkit.bundle.recipe import Augmentation
-from fieldkit.hq.distil import siamese
+from fieldkit.errors import UsageError
 from fieldkit.hq.distil.distilled import DistilledSet
-from fieldkit.hq.distil.problem import Problem, Snapshot, State
+from fieldkit.hq.distil.problem import Problem, Snapshot, State, Weights
+from fieldkit.hq.distil.queue import Queue
+from fieldkit.hq.distil.siamese import SIAMESE, augmented, features, nothing
+
+WITNESSES = 128
 
 
 @dataclass(frozen=True)
@@ -27,11 +37,29 @@ class Settings:
     """per_class: real images of each class in an iteration.  rate: Adam's step size, in normalised pixels.
 
     augmentation: the siamese augmentation's strengths.
+    queue: partly trained networks at most (IDM); None compares under a new, untrained one each time (DM).
+    interval: iterations after which the queue takes in a new network.
+    lesson: steps of training, on real images, that one network of the queue makes in an iteration.
+    regularisation: weight of cross-entropy under a network of the queue.
     """
 
     per_class: int = 128
     rate: float = 0.02
-    augmentation: Augmentation = siamese.SIAMESE
+    augmentation: Augmentation = SIAMESE
+    queue: int | None = None
+    interval: int = 30
+    lesson: int = 10
+    regularisation: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.regularisation and self.queue is None:
+            raise UsageError(
+                "an untrained network cannot tell classes apart",
+                where="distribution regularisation",
+                found=self.regularisation,
+                expected="0 without a queue",
+                remedy="set a queue of networks too",
+            )
 
 
 class DistributionMatching:
@@ -42,37 +70,57 @@ class DistributionMatching:
         self.settings = settings
         self.iteration = 0
         self.distilled = DistilledSet(problem, problem.rng(0), start="real", rate=settings.rate, betas=(0.5, 0.99))
+        self.queue = None if settings.queue is None else Queue(problem, settings.queue, settings.lesson)
 
     def step(self, done: float) -> float:
-        """Move the images towards the real features under one freshly drawn network."""
+        """Move the images towards the real features under one network."""
         problem, settings = self.problem, self.settings
         self.iteration += 1
         rng = problem.rng(self.iteration)
-        weights = problem.fresh_model(int(rng.integers(1 << 62)))
+        weights = self._network(rng)
         positions = problem.pick(settings.per_class, rng)
         uniforms = rng.random((problem.class_count, settings.augmentation.width), dtype=np.float32)
-        classes = problem.workers.mine(range(problem.class_count))
-        real = problem.pixels(positions[problem.rows(classes, settings.per_class)])
-        distilled = self.distilled.seen()[torch.from_numpy(problem.rows(classes, problem.per_class))]
-        loss = matching_loss(problem, settings.augmentation, weights, (real, distilled), uniforms[list(classes)])
+        classes = list(problem.workers.mine(range(problem.class_count)))
+        loss = nothing(self.distilled.pixels)
+        if classes:
+            real = problem.pixels(positions[problem.rows(classes, settings.per_class)])
+            seen = self.distilled.seen()[torch.from_numpy(problem.rows(classes, problem.per_class))]
+            loss = matching_loss(problem, settings.augmentation, weights, (real, seen), uniforms[classes])
+            if settings.regularisation:
+                witnesses = rng.integers(len(problem.real), size=WITNESSES)
+                own = augmented(seen, uniforms[classes], settings.augmentation)
+                loss = loss + settings.regularisation * misplaced(problem, weights, own, (classes, witnesses))
         self.distilled.move(loss, done)
-        return float(problem.workers.total(loss))
+        return problem.workers.total(loss)
 
     def snapshot(self) -> Snapshot:
         return self.distilled.snapshot()
 
     def state(self) -> State:
-        return {"iteration": self.iteration, "distilled": self.distilled.state()}
+        queue = {} if self.queue is None else self.queue.state()
+        return {"iteration": self.iteration, "distilled": self.distilled.state(), "queue": queue}
 
     def restore(self, state: State) -> None:
         self.iteration = state["iteration"]
         self.distilled.restore(state["distilled"])
+        if self.queue is not None:
+            self.queue.restore(state["queue"])
+
+    def _network(self, rng: np.random.Generator) -> Weights:
+        """Whose features are compared: a new network's, or those of one in the queue, which then learns on."""
+        if self.queue is None:
+            return self.problem.fresh_model(int(rng.integers(1 << 62)))
+        if self.iteration % self.settings.interval == 0:
+            self.queue.push()
+        weights = self.queue.weights(rng)
+        self.queue.learn(rng)
+        return weights
 
 
 def matching_loss(
     problem: Problem,
     augmentation: Augmentation,
-    weights: dict[str, torch.Tensor],
+    weights: Weights,
     sides: tuple[torch.Tensor, torch.Tensor],
     uniforms: np.ndarray,
 ) -> torch.Tensor:
@@ -81,7 +129,22 @@ def matching_loss(
     sides: real and distilled pixels, each float32 [per class * k, c, h, w] class by class, of all classes or some.
     uniforms: float32 [k, augmentation.width]: one augmentation for each of these classes, shared by both sides.
     """
-    real, distilled = (
-        siamese.features(problem, weights, pixels, uniforms, augmentation).mean(dim=1) for pixels in sides
-    )
+    changed = (augmented(pixels, uniforms, augmentation) for pixels in sides)
+    real, distilled = (features(problem, weights, each, len(uniforms)).mean(dim=1) for each in changed)
     return ((real - distilled) ** 2).sum()
+
+
+def misplaced(
+    problem: Problem, weights: Weights, pixels: torch.Tensor, known: tuple[list[int], np.ndarray]
+) -> torch.Tensor:
+    """Cross-entropy on the distilled images of some classes, summed over these, times the network's own accuracy.
+
+    pixels: float32 [n * k, c, h, w], class by class.  known: their k classes, and positions of the real images, of any
+    class, that the accuracy is measured on.
+    """
+    classes, witnesses = known
+    targets = torch.tensor(classes, device=pixels.device).repeat_interleave(len(pixels) // len(classes))
+    right = problem.answers(weights, problem.pixels(witnesses)).argmax(dim=1) == problem.classes(witnesses)
+    with problem.in_use():
+        logits = problem.logits(weights, pixels)
+    return functional.cross_entropy(logits, targets) * (len(classes) * right.float().mean())

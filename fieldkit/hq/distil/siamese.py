@@ -20,8 +20,13 @@ from fieldkit.hq.distil.problem import Problem, Weights
 from fieldkit.hq.models.laws import carried_buffers
 
 SIAMESE = Augmentation(shift=0.125, scale=0.2, rotate=15, brightness=0.2, contrast=0.3, cutout=0.3)
-# Numbers in the first layer's maps of a portion: 8 MiB of them.
-PORTION = 1 << 21
+# Numbers in the first layer's maps of a portion: 4 MiB of them.
+PORTION = 1 << 20
+
+
+def nothing(distilled: torch.Tensor) -> torch.Tensor:
+    """The part of a loss that a worker without a class has: 0, whose gradient in ``distilled`` is 0."""
+    return distilled.sum() * 0.0
 
 
 def augmented(pixels: torch.Tensor, uniforms: np.ndarray, augmentation: Augmentation) -> torch.Tensor:
@@ -33,18 +38,14 @@ def augmented(pixels: torch.Tensor, uniforms: np.ndarray, augmentation: Augmenta
     return augment(pixels, rows, augmentation)
 
 
-def features(
-    problem: Problem, weights: Weights, pixels: torch.Tensor, uniforms: np.ndarray, augmentation: Augmentation
-) -> torch.Tensor:
-    """float32 [k, n, f] of augmented pixels float32 [k * n, c, h, w], class by class.
+def features(problem: Problem, weights: Weights, pixels: torch.Tensor, class_count: int) -> torch.Tensor:
+    """float32 [k, n, f] of pixels float32 [k * n, c, h, w], which are k classes after each other.
 
-    The graph is kept only where pixels take gradients.  uniforms: float32 [k, augmentation.width].
+    The graph is kept only where pixels take gradients.
     """
     with torch.set_grad_enabled(pixels.requires_grad):
-        found = [
-            problem.features(weights, each) for each in portions(problem, augmented(pixels, uniforms, augmentation))
-        ]
-        return torch.cat(found).reshape(len(uniforms), -1, found[0].shape[1])
+        found = [problem.features(weights, each) for each in portions(problem, pixels)]
+        return torch.cat(found).reshape(class_count, -1, found[0].shape[1])
 
 
 def portions(problem: Problem, pixels: torch.Tensor) -> Sequence[torch.Tensor]:
@@ -52,8 +53,13 @@ def portions(problem: Problem, pixels: torch.Tensor) -> Sequence[torch.Tensor]:
 
     One portion where a sample's features depend on the batch (batch normalisation), and on a GPU.
     """
-    if pixels.device.type != "cpu" or carried_buffers(problem.module):
-        return (pixels,)
+    return (pixels,) if carried_buffers(problem.module) else torch.split(pixels, portion(problem, pixels))
+
+
+def portion(problem: Problem, pixels: torch.Tensor) -> int:
+    """How many images of a batch float32 [n, c, h, w] pass through the network at a time: all, except on a CPU."""
+    if pixels.device.type != "cpu":
+        return len(pixels)
     height, width = pixels.shape[2:]
     channels = next((each.shape[0] for each in problem.parameters if len(each.shape) == 4), 1)
-    return torch.split(pixels, max(1, PORTION // (channels * height * width)))
+    return max(1, PORTION // (channels * height * width))
