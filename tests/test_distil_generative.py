@@ -356,6 +356,15 @@ class TestGenerative:
         close = np.allclose(made.snapshot().images, decoded, rtol=1e-3, atol=0.1)
         assert close == (draw != "free")
 
+    def test_guidance_away_from_the_average_class_changes_a_drawing(self) -> None:
+        drawn = []
+        for strength in (0.0, 2.0):
+            made = Generative(problem(), replace(TINY, draw="free", class_guidance=strength, latent_rate=0.0))
+            for done in (0.0, 0.3, 0.6):
+                made.step(done)
+            drawn.append(made.snapshot().images)
+        assert (drawn[0] != drawn[1]).any()
+
     def test_a_start_that_the_problem_names_is_encoded(self) -> None:
         made = Generative(problem(start="means"), replace(TINY, latent_rate=0.0))
         for done in (0.0, 0.3, 0.6):

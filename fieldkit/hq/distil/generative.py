@@ -51,7 +51,7 @@ class Settings:
     autoencoder_share, flow_share: of the budget; the rest is the set's own.
     draw: "modes" guides towards each mode, "prototypes" denoises from each, "free" does neither.
     steps: of a drawing.  guidance: towards a mode, 1 being all of the way; stop: the time in 0-1 at which it ends.
-    strength: share of noise from which prototypes are denoised.  contrast: guidance away from the average class.
+    strength: share of noise from which prototypes are denoised.  class_guidance: away from the average class.
     matching: the loss that moves the latents, "distribution"; "none" draws anew at each iteration instead.
     per_class: real images of each class in an iteration of matching.  latent_rate: Adam's step size for latents.
     augmentation: that both sides of the matching share.
@@ -71,7 +71,7 @@ class Settings:
     guidance: float = 0.3
     stop: float = 0.5
     strength: float = 0.7
-    contrast: float = 0.0
+    class_guidance: float = 0.0
     matching: str = "distribution"
     per_class: int = 64
     latent_rate: float = 0.05
@@ -190,8 +190,8 @@ class Generative:
             return self.coder.encode(problem.enlarged(pixels))
         noise = torch.from_numpy(rng.standard_normal(self.modes.shape, dtype=np.float32)).to(problem.device)
         latents, begin, guides = noise, 0.0, []
-        if settings.contrast:
-            guides.append(away_from_average(self.flow, settings.contrast))
+        if settings.class_guidance:
+            guides.append(away_from_average(self.flow, settings.class_guidance))
         if settings.draw == "modes":
             guides.append(towards(self.modes, settings.guidance, settings.stop))
         elif settings.draw == "prototypes":
