@@ -360,7 +360,7 @@ class TestGenerative:
         drawn = []
         for strength in (0.0, 2.0):
             made = Generative(problem(), replace(TINY, draw="free", class_guidance=strength, latent_rate=0.0))
-            for done in (0.0, 0.3, 0.6):
+            for done in (0.0, 0.3, 0.3, 0.3, 0.6):
                 made.step(done)
             drawn.append(made.snapshot().images)
         assert (drawn[0] != drawn[1]).any()
