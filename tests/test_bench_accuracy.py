@@ -90,4 +90,6 @@ def test_data_that_is_not_there_is_named(bench: ModuleType, monkeypatch: pytest.
     with pytest.raises(SystemExit, match="no data set bars"):
         bench.found_data(bundle)
     (tmp_path / "bars").mkdir()
-    assert bench.found_data(bundle) == tmp_path / "bars"
+    assert bench.found_data(bundle) == str(tmp_path / "bars")
+    digits = replace(manifest, provenance={"data": {"name": "digits"}})
+    assert bench.found_data(replace(bundle, manifest=digits)) == "digits"

@@ -41,7 +41,6 @@ from fieldkit.bundle.contents import Bundle
 from fieldkit.bundle.pixels import Pixels
 from fieldkit.bundle.recipe import Recipe
 from fieldkit.bundle.samples import Samples
-from fieldkit.field.datasets import Dataset, load_dataset
 from fieldkit.field.exporting import export
 from fieldkit.field.prediction import Predictor
 from fieldkit.field.session import runtime_version
@@ -53,6 +52,7 @@ from fieldkit.hq.distil.teachers import Teachers
 from fieldkit.hq.evidence.accuracy import FieldScores
 from fieldkit.hq.models import build_model
 from fieldkit.hq.models.normalisation import Normalise
+from fieldkit.hq.sources import SOURCES, Dataset, load
 from fieldkit.hq.splitting import split
 from fieldkit.tasks import classification
 
@@ -349,20 +349,19 @@ def distilled_in(bundle: Bundle) -> str:
     return f"{method}, {told.get('iterations', '?')} iterations{seconds}{hardware}"
 
 
-def found_data(bundle: Bundle) -> Path:
-    """Where the data set lies that a bundle says it was made from."""
+def found_data(bundle: Bundle) -> str:
+    """Where the data set lies that a bundle says it was made from, or its word."""
     name = str(bundle.manifest.provenance["data"]["name"])
-    places = [DATA / f"{name}.h5", DATA / f"{name}.npz", DATA / name]
-    for place in places:
-        if place.exists():
-            return place
-    raise SystemExit(f"no data set {name} in {DATA}: set FIELDKIT_DATA or name it with --data")
+    places = [str(place) for place in (DATA / f"{name}.h5", DATA / f"{name}.npz", DATA / name) if place.exists()]
+    if not places and name not in SOURCES:
+        raise SystemExit(f"no data set {name} in {DATA}: set FIELDKIT_DATA or name it with --data")
+    return [*places, name][0]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("bundles", nargs="+", type=Path)
-    parser.add_argument("--data", type=Path, help="the data set of all bundles; by default each bundle's own")
+    parser.add_argument("--data", help="the data set of all bundles; by default each bundle's own")
     parser.add_argument("--seeds", type=int, default=5, help="trainings of each row")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--floors", nargs="*", choices=FLOORS, default=FLOORS)
@@ -374,12 +373,12 @@ def main() -> None:
     print(f"Python {platform.python_version()}, {platform.machine()}; trainings with seeds 0 to n - 1\n")
     print("| " + " | ".join(COLUMNS) + " |")
     print("|" + "---|" * len(COLUMNS), flush=True)
-    datasets: dict[Path, Dataset] = {}
+    datasets: dict[str, Dataset] = {}
     with tempfile.TemporaryDirectory() as cache:
         for path in settings.bundles:
             place = found_data(read_bundle(path)) if settings.data is None else settings.data
             if place not in datasets:
-                datasets[place] = load_dataset(place)
+                datasets[place] = load(place)
             subject = Subject(path, datasets[place], settings.threads, Path(cache))
             for row in subject.rows(range(settings.seeds), settings.floors, settings.whole):
                 print("| " + " | ".join(subject.cells(row)) + " |", flush=True)

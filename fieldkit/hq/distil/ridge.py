@@ -6,7 +6,7 @@ differentiable in the distilled images without unrolling anything (equation 2). 
 networks that train on the distilled set as it stands, each at another point of its training (algorithm 1); images and
 labels are learnt.
 
-Differs in that the networks train as a device will train, step for step (augmentation, minibatches, SGD with momentum,
+Differs in that the networks train as a device will train, step for step (augmentation, minibatches, its optimiser,
 the recipe's own schedule, to its end), while images enter the kernel unaugmented; that pixels pass the bundle's
 rounding; and that Adam's step falls along a half cosine, where the authors use LAMB.
 """

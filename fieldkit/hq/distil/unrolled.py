@@ -4,10 +4,10 @@ Wang, Zhu, Torralba & Efros, "Dataset Distillation", 2018 (arXiv 1811.10959), al
 distilled images for a few steps of gradient descent, measure its loss on real images, and move images and learning
 rate down the gradient of that loss through all of the steps.
 
-Differs in what has been learnt since: soft labels are distilled too (Sucholutsky & Schonlau 2019); the inner steps use
-momentum, many steps, and one learned, bounded learning rate for each; Adam moves what is distilled; pixels pass the
-bundle's rounding on their way into the network, and a little noise on the
-weights keeps the learned dynamics from leaning on the last bits of one machine's arithmetic.
+Differs in what has been learnt since: soft labels are distilled too (Sucholutsky & Schonlau 2019); the inner steps are
+the device's own, SGD with momentum or AdamW as the recipe has it, many of them, with one learned, bounded learning rate
+for each; Adam moves what is distilled; pixels pass the bundle's rounding on their way into the network, and a little
+noise on the weights keeps the learned dynamics from leaning on the last bits of one machine's arithmetic.
 
 Where the training is longer than a ``window``, gradients flow through that many steps only, from a random place of it
 (Feng, Vedantam & Kempe, "Embarrassingly Simple Dataset Distillation", ICLR 2024: random truncated backpropagation
