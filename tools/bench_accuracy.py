@@ -34,6 +34,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import zopfli.zlib
 
 from fieldkit import __version__
 from fieldkit.bundle import read_bundle, write_bundle
@@ -50,7 +51,7 @@ from fieldkit.hq.distil.experts import Lessons
 from fieldkit.hq.distil.problem import Problem
 from fieldkit.hq.distil.teachers import Teachers
 from fieldkit.hq.evidence.accuracy import FieldScores
-from fieldkit.hq.models import build_model
+from fieldkit.hq.models import OWN, build_model
 from fieldkit.hq.models.normalisation import Normalise
 from fieldkit.hq.sources import SOURCES, Dataset, load
 from fieldkit.hq.splitting import split
@@ -122,7 +123,7 @@ PUBLISHED: Mapping[tuple[str, int], Mapping[str, Any]] = {
 
 COLUMNS = (
     "bundle", "trained on", "per class", "labels", "file bytes", "init", "steps", "test accuracy, mean +- std", "range",
-    "n", "seconds each", "published", "distilled in",
+    "n", "seconds, scoring too", "published", "distilled in",
 )  # fmt: skip
 
 
@@ -176,16 +177,13 @@ class Subject:
         return int(self.bundle.manifest.method.get("ipc", self.per_class))
 
     @cached_property
-    def budget(self) -> int:
-        """Bytes of the bundle's file, deflated as the floors' files are."""
-        return len(write_bundle(self.bundle))
-
-    @cached_property
     def problem(self) -> Problem:
         """All training images, and the recipe that the set is distilled for."""
-        options = dict(self.recipe.architecture)
-        manifest = self.bundle.manifest
-        module = build_model(options.pop("name"), options, manifest.input_shape, self.class_count)
+        options, manifest = dict(self.recipe.architecture), self.bundle.manifest
+        name = options.pop("name")
+        if name == OWN:
+            name, options = options["factory"], options["options"]
+        module = build_model(name, options, manifest.input_shape, self.class_count)
         return Problem(
             real=self.dataset.train,
             module=module,
@@ -234,7 +232,7 @@ class Subject:
         most = order.shape[1]
 
         def fits(count: int) -> bool:
-            return len(write_bundle(self.floored(order, count, labelled=False))) <= self.budget
+            return written_size(self.floored(order, count, labelled=False)) <= self.path.stat().st_size
 
         return largest(fits, most)
 
@@ -257,7 +255,7 @@ class Subject:
             began = time.monotonic()
             scores.append(self._accuracy(bundle, seed))
             seconds.append(time.monotonic() - began)
-        size = self.path.stat().st_size if name == DISTILLED else len(write_bundle(bundles[0]))
+        size = self.path.stat().st_size if name == DISTILLED else written_size(bundles[0])
         per_class = len(bundles[0].images) // self.class_count
         labels = "soft" if self.soft else "hard"
         return Row(name, per_class, labels, size, self.recipe.schedule.steps, scores, statistics.median(seconds))
@@ -311,6 +309,11 @@ def shuffled(groups: Sequence[np.ndarray], seed: int) -> np.ndarray:
     """Each group's positions in an order of their own, int64 [groups, size of the smallest]."""
     rng, most = np.random.default_rng(seed), min(len(group) for group in groups)
     return np.stack([rng.permutation(group)[:most] for group in groups])
+
+
+def written_size(bundle: Bundle) -> int:
+    """Bytes of a bundle's file as ``fieldkit build`` deflates it."""
+    return len(write_bundle(bundle, zopfli.zlib.compress))
 
 
 def largest(fits: Callable[[int], bool], most: int) -> int:

@@ -47,12 +47,12 @@ class Settings:
     sharpness: logit of an image's own class at the start.  contrast: standard deviation of the noise on first pixels.
     """
 
-    window: int = 20
-    horizon: int | None = 100
+    window: int = 6
+    horizon: int | None = 40
     inner: str = "adam"
-    inner_rate: float = 1e-3
-    real: int = 512
-    rate: float = 0.02
+    inner_rate: float = 4e-3
+    real: int = 256
+    rate: float = 0.04
     label_rate: float = 0.02
     sharpness: float = 4.0
     contrast: float = 0.1
