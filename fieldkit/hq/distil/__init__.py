@@ -85,7 +85,7 @@ METHODS: dict[str, Method] = {
     "bptt": Method(bptt.Bptt, bptt.Settings, 1000, performance, starts="centres", labels="learned", learns=True),
     "characteristic": Method(characteristic.CharacteristicMatching, characteristic.Settings, 1000, augmented),
     "distribution": Method(distribution.DistributionMatching, distribution.Settings, 1000, augmented),
-    "generative": Method(generative.Generative, generative.Settings, 1500, augmented, starts="own"),
+    "generative": Method(generative.Generative, generative.Settings, 3000, augmented, starts="own"),
     "gradient": Method(gradient.GradientMatching, gradient.Settings, 1000, augmented),
     "herding": Method(herding.Herding, herding.Settings, 1, augmented, starts=None),
     "inversion": Method(inversion.Inversion, inversion.Settings, 2000, augmented, labels="teacher"),

@@ -68,13 +68,13 @@ class Settings:
     flow_share: float = 0.3
     draw: str = "modes"
     steps: int = 25
-    guidance: float = 0.3
-    stop: float = 0.5
+    guidance: float = 0.8
+    stop: float = 0.8
     strength: float = 0.7
     class_guidance: float = 0.0
     matching: str = "distribution"
     per_class: int = 64
-    latent_rate: float = 0.05
+    latent_rate: float = 0.1
     augmentation: Augmentation = siamese.SIAMESE
 
     def __post_init__(self) -> None:
