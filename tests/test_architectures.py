@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
+onnx = pytest.importorskip("onnx")
+from onnx import numpy_helper
 from torch import nn
 
 from fieldkit.bundle.radiometry import Radiometry
@@ -387,11 +389,16 @@ def test_a_parameter_that_is_frozen_for_good_is_a_constant_of_the_programs():
             super().__init__()
             self.trunk = nn.Conv2d(3, 4, 3)
             self.trunk.weight.requires_grad_(False)
+            self.norm = nn.BatchNorm2d(4).requires_grad_(False)
+            self.norm.running_mean.fill_(0.7)
             self.head = nn.Linear(4, 3)
 
         def forward(self, images):
-            return self.head(self.trunk(images).mean((2, 3)))
+            return self.head(self.norm(self.trunk(images)).mean((2, 3)))
 
     schedule = Schedule(5, 4, rate=0.01)
     made = compile_model(Half(), {"name": "half"}, DATA, optimiser=Sgd(0.9), schedule=schedule)
     assert [each.name for each in made.recipe.parameters] == ["trunk.bias", "head.weight", "head.bias"]
+    for program in made.recipe.programs.values():
+        constants = [numpy_helper.to_array(each) for each in onnx.load_from_string(program).graph.initializer]
+        assert any(np.array_equal(each, np.full(4, np.float32(0.7))) for each in constants)

@@ -237,6 +237,10 @@ def test_running_statistics_are_carried_and_nothing_else():
     ]
     names = [each.name for each in parameter_tensors(model)]
     assert names == [name for name, _ in model.named_parameters()]
+    model[1].requires_grad_(False)
+    assert [each.name for each in carried_buffers(model)] == ["4.0.running_mean", "4.0.running_var"]
+    trunk = nn.Sequential(nn.Conv2d(3, 5, 1), nn.BatchNorm2d(5, affine=False)).requires_grad_(False)
+    assert carried_buffers(nn.Sequential(trunk, nn.Linear(5, 2))) == ()
 
 
 def test_loaded_statistics_are_the_modules():

@@ -51,7 +51,10 @@ def parameter_tensors(module: nn.Module) -> tuple[Tensor, ...]:
 
 
 def carried_buffers(module: nn.Module) -> tuple[Tensor, ...]:
-    """The running means and variances that training changes and ``predict`` reads, by their state-dict names."""
+    """The running means and variances that training changes and ``predict`` reads, by their state-dict names.
+
+    Those of a part that is frozen as a whole keep their values beside its parameters, whatever they were trained to.
+    """
     return tuple(_carried(module))
 
 
@@ -59,8 +62,16 @@ def _carried(module: nn.Module) -> Iterator[Tensor]:
     for name, buffer in module.named_buffers():
         path, _, own = name.rpartition(".")
         tracks = getattr(module.get_submodule(path), "track_running_stats", False)
-        if own in CARRIED and tracks and buffer.is_floating_point():
+        if own in CARRIED and tracks and buffer.is_floating_point() and not _is_frozen(module, path):
             yield Tensor(name, tuple(buffer.shape), ("constant", CARRIED[own]))
+
+
+def _is_frozen(module: nn.Module, path: str) -> bool:
+    """Whether a layer, or a part of ``module`` around it, has parameters and none that trains."""
+    names = path.split(".") if path else []
+    around = (module.get_submodule(".".join(names[:count])) for count in range(1, len(names) + 1))
+    flags = ([each.requires_grad for each in part.parameters()] for part in around)
+    return any(each and not any(each) for each in flags)
 
 
 def load_weights(module: nn.Module, weights: Mapping[str, Array]) -> None:
