@@ -156,6 +156,10 @@ class TestScopes:
         with pytest.raises(UsageError, match=words):
             trained_parameters(build_model("convnet", SMALL, DATA.input_shape, 3), scope)
 
+    def test_the_biases_of_attention_count(self):
+        model = torch.nn.MultiheadAttention(4, 2)
+        assert trained_parameters(model, "norm-bias") == {"in_proj_bias", "out_proj.bias"}
+
     def test_a_model_without_blocks_says_so(self):
         model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(144, 3))
         assert trained_parameters(model, "head") == {"1.weight", "1.bias"}

@@ -13,6 +13,8 @@ from fieldkit.errors import ProgramError, UsageError
 NORMS = ("BatchNorm", "GroupNorm", "InstanceNorm", "LayerNorm", "RMSNorm", "LocalResponseNorm")
 
 HEADS = {"head", "fc", "classifier"}
+# What torch's layers call a bias; attention holds three in one.
+BIASES = {"bias", "in_proj_bias"}
 
 
 def trained_parameters(model: nn.Module, scope: str) -> frozenset[str]:
@@ -33,7 +35,7 @@ def trained_parameters(model: nn.Module, scope: str) -> frozenset[str]:
         names = [name for name in names if name.startswith(f"{head_path(model)}.")]
     elif scope == "norm-bias":
         norms = tuple(f"{path}." for path, layer in model.named_modules() if is_norm(layer))
-        names = [name for name in names if name.rpartition(".")[2] == "bias" or name.startswith(norms or ("\n",))]
+        names = [name for name in names if name.rpartition(".")[2] in BIASES or name.startswith(norms or ("\n",))]
     elif scope != "full":
         kept = set(_before_the_last(model, int(scope.removeprefix(LAST))))
         names = [name for name in names if name not in kept]
