@@ -87,3 +87,5 @@ def test_a_node_that_onnx_refuses_names_itself():
     x, y = graph.input("x", "float32", (2, 3)), graph.input("y", "float32", (2, 3))
     with pytest.raises(ProgramError, match=r"MatMul: .*\(2, 3\)"):
         graph.op("MatMul", x, y)
+    with pytest.raises(ProgramError, match=r"Add: .*inconsistent type"):
+        graph.op("Add", x, graph.constant([1, 2, 3], "int64"))

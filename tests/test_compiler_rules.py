@@ -181,6 +181,19 @@ def test_functions_of_one_number(shape):
     check_all(FUNCTIONS, tensors(tuple(shape)))
 
 
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: torch.pow(x.abs() + 0.5, torch.arange(3)),
+        lambda x: torch.addcmul(x, torch.arange(3), x * x),
+        lambda x: torch.linalg.vector_norm(x, dim=1, dtype=torch.float64).float(),
+        lambda x: (torch.exp(x) * torch.arange(3, dtype=torch.float64)).float() * x,
+    ],
+)
+def test_operands_of_other_dtypes_are_promoted_and_their_gradients_come_back(function):
+    check(function, tensors((2, 3)))
+
+
 def test_an_operation_in_place_changes_what_later_calls_read():
     def function(x: torch.Tensor) -> torch.Tensor:
         y = x * 2.0

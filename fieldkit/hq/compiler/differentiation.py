@@ -34,7 +34,9 @@ def _send_back(graph: Graph, entry: Entry, arriving: Sequence[Value | None], kno
     for argument, gradient in _pairs(entry.arguments, entry.pullback(*arriving)):
         if isinstance(argument, Value) and argument.trains and gradient is not None:
             before = known.get(argument)
-            known[argument] = gradient if before is None else graph.op("Add", before, gradient)
+            # A call that promotes its arguments hands their gradients back in its own dtype.
+            typed = graph.cast(gradient, argument.dtype)
+            known[argument] = typed if before is None else graph.op("Add", before, typed)
 
 
 def _pairs(arguments: Iterable[Any], returned: Iterable[Any]) -> Iterable[tuple[Any, Any]]:

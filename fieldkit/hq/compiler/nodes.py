@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import defs, helper, numpy_helper, shape_inference
+from onnx import checker, defs, helper, numpy_helper, shape_inference
 from onnx.reference import ReferenceEvaluator
 
 from fieldkit.errors import ProgramError
@@ -96,7 +96,7 @@ def output_types(node: Node, inputs: Sequence[Value]) -> list[tuple[str, tuple[D
     opset = [helper.make_opsetid("", OPSET)]
     try:
         found = shape_inference.infer_node_outputs(schema, node.proto(), types, data, None, opset, IR_VERSION)
-    except (shape_inference.InferenceError, RuntimeError) as error:
+    except (shape_inference.InferenceError, checker.ValidationError, RuntimeError) as error:
         shapes = [each.shape for each in inputs]
         raise _bug("the compiler wrote a node that ONNX refuses", node, f"{error} for shapes {shapes}") from error
     return [_plain_type(node, found[name]) for name in node.outputs]

@@ -92,12 +92,12 @@ def div_floored(call: Call, a: Number, b: Number) -> Made:
 def add_product(call: Call, x: Value, a: Value, b: Value, value: float = 1) -> Made:
     """x + value * a * b."""
     graph = call.graph
-    scale = call.tensor(value)
-    y = graph.op("Add", x, graph.op("Mul", graph.op("Mul", a, b), scale))
+    scale, left, right = call.tensor(value), call.tensor(a), call.tensor(b)
+    y = graph.op("Add", call.tensor(x), graph.op("Mul", graph.op("Mul", left, right), scale))
 
     def pullback(dy: Value) -> tuple[Value | None, ...]:
         scaled = graph.op("Mul", dy, scale)
-        da, db = graph.op("Mul", scaled, b), graph.op("Mul", scaled, a)
+        da, db = graph.op("Mul", scaled, right), graph.op("Mul", scaled, left)
         return gradient_for(graph, dy, x), gradient_for(graph, da, a), gradient_for(graph, db, b)
 
     return y, pullback

@@ -42,13 +42,14 @@ def power_of_number(call: Call, base: float, exponent: Value) -> Made:
 def power_of_tensors(call: Call, x: Value, exponent: Value) -> Made:
     """x ** exponent, both tensors, broadcast."""
     graph = call.graph
-    y = graph.op("Pow", call.tensor(x), call.tensor(exponent))
+    base, power = call.tensor(x), call.tensor(exponent)
+    y = graph.op("Pow", base, power)
 
     def pullback(dy: Value) -> tuple[Value | None, Value | None]:
-        lower = graph.op("Pow", x, graph.op("Sub", exponent, call.tensor(1)))
-        dx = graph.op("Mul", dy, graph.op("Mul", exponent, lower))
+        lower = graph.op("Pow", base, graph.op("Sub", power, call.tensor(1)))
+        dx = graph.op("Mul", dy, graph.op("Mul", power, lower))
         # Where x is 0 the power is 0 as well, and so is what it passes on.
-        growth = graph.op("Mul", y, graph.op("Log", graph.op("Max", x, call.tensor(TINY))))
+        growth = graph.op("Mul", y, graph.op("Log", graph.op("Max", base, call.tensor(TINY))))
         return gradient_for(graph, dx, x), gradient_for(graph, graph.op("Mul", dy, growth), exponent)
 
     return y, pullback

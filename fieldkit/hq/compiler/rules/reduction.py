@@ -105,7 +105,7 @@ def norm(call: Call, x: Value, order: float = 2, axes: Axes = None, keep: bool =
     if order not in (1, 2):
         raise call.refuse(f"order {order}", "1 or 2", "use a norm of order 1 or 2")
     graph = call.graph
-    reduced = _axes(x, axes)
+    x, reduced = call.tensor(x), _axes(x, axes)
     if order == 1:
         y = summed(graph, graph.op("Abs", x), reduced, keep=True)
     else:
