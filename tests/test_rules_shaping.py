@@ -238,6 +238,7 @@ def test_the_gradient_of_a_product_of_three_axes():
         lambda x: torch.einsum("ni,ni,ni->n", x, x, x),
         lambda x: torch.triu(x),
         lambda x: functional.embedding(torch.tensor([0, 1]), x, padding_idx=0),
+        lambda x: functional.embedding(torch.tensor([0, 1]), x, scale_grad_by_freq=True),
     ],
 )
 def test_forms_without_a_rule_are_refused(function):

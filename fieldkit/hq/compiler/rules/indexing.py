@@ -60,10 +60,14 @@ def index_select(call: Call, x: Value, axis: int, index: Value) -> Made:
     return _look_up(call, x, axis % x.rank, index)
 
 
-def embedding(call: Call, weight: Value, indices: Value, padding: int = -1, *_settings: Any) -> Made:
+def embedding(
+    call: Call, weight: Value, indices: Value, padding: int = -1, by_frequency: bool = False, *_settings: Any
+) -> Made:
     """Rows of a table."""
     if padding >= 0 and weight.trains:
         raise call.refuse(f"padding_idx {padding}", "none", "multiply the rows by a mask instead")
+    if by_frequency and weight.trains:
+        raise call.refuse("scale_grad_by_freq", "gradients as they are", "leave scale_grad_by_freq off")
     return _look_up(call, weight, 0, indices)
 
 
