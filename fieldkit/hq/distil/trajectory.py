@@ -67,10 +67,10 @@ class Settings:
     late: int | None = None
     matches: int = 1
     exact: bool = True
-    rate: float = 0.05
+    rate: float = 0.1
     label_rate: float = 0.02
     sharpness: float = 4.0
-    student_rate: float = 0.02
+    student_rate: float = 0.1
     rate_rate: float = 0.02
 
     def __post_init__(self) -> None:
