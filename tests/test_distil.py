@@ -22,7 +22,7 @@ from fieldkit.field.augmentation import draw
 from fieldkit.field.training import minibatch
 from fieldkit.hq.augmentation import augment
 from fieldkit.hq.compiler.optimisers import AdamW, Sgd
-from fieldkit.hq.distil import METHODS, distribution, driver, images, method, ridge, siamese, start, unrolled
+from fieldkit.hq.distil import METHODS, driver, images, method, ridge, start, unrolled
 from fieldkit.hq.distil.descent import Training, descend
 from fieldkit.hq.distil.driver import Budget, Checkpoint, Status, drive
 from fieldkit.hq.distil.pool import Pool
@@ -156,35 +156,6 @@ def test_random_takes_real_images_of_each_class() -> None:
     for image, target in zip(snapshot.images, posed.targets, strict=True):
         same = (posed.real.images == image).all(axis=(1, 2, 3))
         assert posed.real.targets[same].tolist() == [target]
-
-
-class TestDistributionMatching:
-    def test_loss_and_gradient_equal_a_loop_over_classes(self) -> None:
-        """The authors' structure: class by class, real and distilled each through the network on their own."""
-        posed, augmentation = problem(), siamese.SIAMESE
-        rng = np.random.default_rng(3)
-        weights = posed.fresh_model(5)
-        real = posed.pixels(posed.pick(4, rng))
-        images = posed.pixels(posed.pick(2, rng)).requires_grad_(True)
-        uniforms = rng.random((3, augmentation.width), dtype=np.float32)
-        loss = distribution.matching_loss(posed, augmentation, weights, (real, images), uniforms)
-        (gradient,) = torch.autograd.grad(loss, images)
-        expected = torch.tensor(0.0)
-        for index in range(3):
-            means = []
-            for pixels, count in ((real, 4), (images, 2)):
-                part = pixels[index * count : (index + 1) * count]
-                row = torch.from_numpy(uniforms[index : index + 1]).repeat(count, 1)
-                means.append(posed.features(weights, augment(part, row, augmentation)).mean(dim=0))
-            expected = expected + ((means[0].detach() - means[1]) ** 2).sum()
-        (expected_gradient,) = torch.autograd.grad(expected, images)
-        torch.testing.assert_close(loss, expected)
-        torch.testing.assert_close(gradient, expected_gradient)
-
-    def test_iterations_bring_the_features_closer(self) -> None:
-        made = distribution.DistributionMatching(problem(), distribution.Settings(per_class=20, rate=0.05))
-        losses = [made.step(0.0) for _ in range(40)]
-        assert np.mean(losses[-10:]) < 0.8 * np.mean(losses[:10])
 
 
 class TestUnrolled:
