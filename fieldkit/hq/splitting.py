@@ -31,14 +31,17 @@ def held_out_size(count: int, class_count: int) -> int:
 
 
 def split(train: Samples, class_count: int, probe: int, seed: int) -> Splits:
-    """Cut ``train`` at random, evenly over its classes; ``probe`` is a number of samples in all."""
+    """Cut ``train`` at random, evenly over its classes; ``probe`` is a number of samples in all.
+
+    Images stay where they are, apart from those of the probe, which the bundle carries.
+    """
     rng = np.random.default_rng([seed, 1])
     groups = [rng.permutation(group) for group in classification.group(train.targets, class_count)]
     taken, groups = _take(groups, probe)
     held_out, groups = _take(groups, held_out_size(len(train), class_count))
     return Splits(
-        real=train.take(np.sort(np.concatenate(groups))),
-        held_out=train.take(held_out),
+        real=train.part(np.sort(np.concatenate(groups))),
+        held_out=train.part(held_out),
         probe=train.take(taken) if probe else None,
     )
 
