@@ -28,7 +28,7 @@ def write_atomically(path: str | Path, data: bytes) -> None:
         os.replace(part, target)
         _sync_folder(target.parent)
     except OSError as error:
-        raise _explained(error, path) from error
+        raise explained(error, path) from error
     finally:
         with suppress(OSError):
             part.unlink()
@@ -76,7 +76,8 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _explained(error: OSError, path: str | Path) -> FieldkitError:
+def explained(error: OSError, path: str | Path) -> FieldkitError:
+    """What a failed write means to the user: ResourceError or UsageError."""
     if error.errno in _FULL:
         return ResourceError(
             "no space left to write the file", where=path, remedy="free some space, or write elsewhere"
