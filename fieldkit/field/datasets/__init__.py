@@ -23,6 +23,7 @@ from fieldkit.bundle.samples import Samples
 from fieldkit.errors import DataError, UsageError
 from fieldkit.field.datasets import folder, hdf5, npz
 from fieldkit.field.datasets.found import Found, names, set_faults, shortened, text
+from fieldkit.field.datasets.storage import IN_MEMORY, Storage
 from fieldkit.tasks import classification
 
 # One file per kind; a file's content decides, not its name.
@@ -45,15 +46,17 @@ class Dataset:
     bands: tuple[str, ...]
 
 
-def load_dataset(where: str | Path, *, for_training: bool = True) -> Dataset:
+def load_dataset(where: str | Path, *, for_training: bool = True, storage: Storage = IN_MEMORY) -> Dataset:
     """The data set at a path.
 
     for_training: require at least two classes, each with samples in train; a set that only scores a model need not.
+    storage: where its images are put; by default in memory.
 
-    Raises UsageError if there is nothing at the path, DataError that lists all faults of the data.
+    Raises UsageError if there is nothing at the path, DataError that lists all faults of the data, ResourceError if
+    the images do not fit where they are put.
     """
     path = Path(where)
-    found = _read(path)
+    found = _read(path, storage)
     faults = [*set_faults(found, for_training), *found.faults]
     if faults:
         raise DataError(path, shortened(faults), remedy=found.remedy)
@@ -88,7 +91,7 @@ def check_enough(dataset: Dataset, ipc: int, *, probe: int = 0, held_out: int = 
         raise DataError(dataset.name, shortened(faults), remedy=remedy)
 
 
-def _read(path: Path) -> Found:
+def _read(path: Path, storage: Storage) -> Found:
     """What the reader for this kind of data set finds at a path."""
     # os.path answers no where pathlib would raise: for a name that is too long, say.
     if not os.path.exists(path):
@@ -99,5 +102,5 @@ def _read(path: Path) -> Found:
     if reader is None:
         expected = "an HDF5 or npz file, or a folder of images"
         raise DataError(path, [f"unknown kind of file; expected {expected}"], remedy="convert it")
-    found: Found = reader.read(path)
+    found: Found = reader.read(path, storage)
     return found

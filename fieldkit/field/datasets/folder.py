@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from fieldkit.errors import DataError, UsageError
-from fieldkit.field.datasets.found import SPLITS, Found, odd_kinds
+from fieldkit.errors import DataError
+from fieldkit.field.datasets.decoding import Decoding
+from fieldkit.field.datasets.found import SPLITS, Found
+from fieldkit.field.datasets.storage import Storage
 from fieldkit.field.imagery import is_image_file, read_image
 
 _REMEDY = "mend, resize, add or remove what is named, then run it again"
@@ -19,7 +22,7 @@ def recognises(path: Path) -> bool:
     return path.is_dir()
 
 
-def read(path: Path) -> Found:
+def read(path: Path, storage: Storage) -> Found:
     """The data set in a folder: ``train/CLASS/*`` with an optional ``test/CLASS/*``, or ``CLASS/*``."""
     # A class may itself be called "train": only a folder of folders is a split.
     split = any(each.is_dir() for each in _members(path / "train"))
@@ -40,32 +43,23 @@ def read(path: Path) -> Found:
         ]
     if not classes:
         faults.append("no class folders; expected train/CLASS/* or CLASS/*, with PNG, JPEG, TIFF or BMP files")
-    images, labels = _read_files(path, files, faults)
+    images, labels = _read_files(path, files, faults, storage)
     return Found(images, labels, classes, faults, _REMEDY)
 
 
 def _read_files(
-    path: Path, files: Mapping[str, Sequence[tuple[Path, int]]], faults: list[str]
+    path: Path, files: Mapping[str, Sequence[tuple[Path, int]]], faults: list[str], storage: Storage
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Images and labels by split; images only if all files are readable and alike."""
-    read: dict[str, list[np.ndarray]] = {}
-    places: list[str] = []
-    unreadable: list[str] = []
+    decoding = Decoding()
+    images = {}
     for split, listed in files.items():
-        read[split] = []
-        for file, _ in listed:
-            place = str(file.relative_to(path))
-            try:
-                read[split].append(read_image(file))
-                places.append(place)
-            except (DataError, UsageError) as error:
-                unreadable += [f"{place}: {each}" for each in getattr(error, "faults", (error.message,))]
-    odd = list(odd_kinds([image for images in read.values() for image in images], places))
-    faults += odd + unreadable
+        decoders = ((str(file.relative_to(path)), partial(read_image, file)) for file, _ in listed)
+        images[split] = decoding.images(split, len(listed), decoders, storage)
+    broken = [*decoding.odd, *decoding.unreadable]
+    faults += broken
     labels = {split: np.array([index for _, index in listed], np.int64) for split, listed in files.items()}
-    if odd or unreadable:
-        return {}, labels
-    return {split: np.stack(images) for split, images in read.items() if images}, labels
+    return {split: each for split, each in images.items() if each is not None and not broken}, labels
 
 
 def _members(folder: Path) -> list[Path]:

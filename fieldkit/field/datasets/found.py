@@ -58,14 +58,13 @@ def set_faults(found: Found, for_training: bool) -> Iterator[str]:
         yield f"bands: {len(bands)} names for images of {found.images['train'].shape[1]} bands"
 
 
-def odd_kinds(images: Sequence[np.ndarray], places: Sequence[str]) -> Iterator[str]:
-    """One sentence for each size, band count and dtype that differs from what most images have."""
-    kinds = Counter(kind(image) for image in images)
-    (usual, most), *odd = kinds.most_common() or [("", 0)]
+def odd_kinds(kinds: Sequence[str], places: Sequence[str]) -> Iterator[str]:
+    """One sentence for each kind of image (``kind``) that differs from what most images are."""
+    (usual, most), *odd = Counter(kinds).most_common() or [("", 0)]
     for other, count in odd:
-        examples = [place for image, place in zip(images, places, strict=True) if kind(image) == other][:_EXAMPLES]
+        examples = [place for each, place in zip(kinds, places, strict=True) if each == other][:_EXAMPLES]
         shown = ", ".join(examples) + (", ..." if count > _EXAMPLES else "")
-        yield f"{count} of {len(images)} images are {other}, while {most} are {usual}: {shown}"
+        yield f"{count} of {len(kinds)} images are {other}, while {most} are {usual}: {shown}"
 
 
 def kind(image: np.ndarray) -> str:
