@@ -120,7 +120,7 @@ class TestTeachers:
 
 @pytest.fixture
 def spec(tmp_path: Path) -> Spec:
-    return Spec(str(tmp_path / "data.npz"))
+    return Spec(str(tmp_path / "data.npz"), method="distribution")
 
 
 @pytest.mark.parametrize(
