@@ -82,6 +82,15 @@ def test_an_output_may_be_an_input_a_constant_or_asked_for_twice():
     assert [each.name for each in model.graph.output] == ["a", "b", "c", "d"]
 
 
+def test_tensors_and_constants_are_numbered_from_0():
+    graph = Graph("g")
+    x = graph.input("x", "float32", (2, 3))
+    graph.output("y", graph.op("Exp", graph.op("Mul", graph.op("Log", x), graph.constant(2.0, "float32"))))
+    model = model_of(graph)
+    assert [list(node.output) for node in model.graph.node] == [["t0"], ["t1"], ["y"]]
+    assert [each.name for each in model.graph.initializer] == ["c0"]
+
+
 def test_a_node_that_onnx_refuses_names_itself():
     graph = Graph("g")
     x, y = graph.input("x", "float32", (2, 3)), graph.input("y", "float32", (2, 3))

@@ -181,8 +181,8 @@ class Graph:
         constants = [each for each in self._constants if each.name in used]
         names = {name: name for name in ("", *self._free, *(each.name for each in inputs))}
         names |= {each.name: f"c{index}" for index, each in enumerate(constants)} | produced
-        for output in (output for node in nodes for output in node.outputs):
-            names.setdefault(output, f"t{len(names)}")
+        inner = [output for node in nodes for output in node.outputs if output not in produced]
+        names |= {output: f"t{index}" for index, output in enumerate(inner)}
         protos = [node.proto(names) for node in nodes]
         protos += [helper.make_node("Identity", [names[source]], [target]) for target, source in copies]
         graph = helper.make_graph(
