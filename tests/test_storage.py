@@ -197,6 +197,13 @@ def test_a_full_disk_is_no_damaged_data(tmp_path: Path, monkeypatch: pytest.Monk
     assert names(tmp_path / "kept") == []
 
 
+def test_a_file_in_the_place_of_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "kept").write_bytes(b"mine")
+    with pytest.raises(ResourceError, match="writing failed: File exists"):
+        load_dataset(plain(tmp_path), storage=Storage(tmp_path / "kept", most=0))
+    assert (tmp_path / "kept").read_bytes() == b"mine"
+
+
 def test_memory_that_no_machine_has() -> None:
     with pytest.raises(ResourceError, match="not enough memory"):
         Storage().put("train", (1 << 50, 1, 6, 5), GREY.dtype, [])

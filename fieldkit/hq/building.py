@@ -24,7 +24,7 @@ from fieldkit.hq.distil.workers import Workers, joined
 from fieldkit.hq.evidence.accuracy import FieldScores
 from fieldkit.hq.evidence.card import evidence, measured, note_disagreement, unrounded
 from fieldkit.hq.packing import Packing
-from fieldkit.hq.preparation import Material, compile_all, decided, pose, read
+from fieldkit.hq.preparation import Material, compile_all, decided, pose, read, stored
 from fieldkit.hq.provenance import fingerprint, manifest
 from fieldkit.hq.spec import AUTO, Spec, bundle_name, check
 
@@ -68,20 +68,27 @@ def build(
     Raises UsageError for options that do not fit, DataError for data that cannot be distilled, ProgramError for a
     recipe that cannot be compiled, ResourceError if disk or memory are full.
     """
-    with joined() as workers:
+    check(spec, output)
+    check_writable(output)
+    with joined() as workers, stored(output, workers.rank) as storage:
+        material = read(spec, storage)
         if workers.first:
-            return _build(spec, output, workers, resume=resume, report=report, note=note)
-        return _build(spec, output, workers, resume=resume, report=lambda status: None, note=silent)
+            return _build(spec, material, output, workers, resume=resume, report=report, note=note)
+        return _build(spec, material, output, workers, resume=resume, report=lambda status: None, note=silent)
 
 
 def _build(
-    spec: Spec, output: Path, workers: Workers, *, resume: bool, report: Report, note: Callable[[str], None]
+    spec: Spec,
+    material: Material,
+    output: Path,
+    workers: Workers,
+    *,
+    resume: bool,
+    report: Report,
+    note: Callable[[str], None],
 ) -> Built | None:
-    check(spec, output)
-    check_writable(output)
     if spec.threads is not None:
         torch.set_num_threads(spec.threads)
-    material = read(spec)
     real, held_out = material.splits.real, material.splits.held_out
     note(f"{material.dataset.name}: {len(real):,} images to distil, {len(held_out):,} held out to select by")
     spec = workers.told(lambda: _decided(spec, material, output, resume, note))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import math
+import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,6 +17,7 @@ import torch
 from fieldkit.bundle.radiometry import Radiometry
 from fieldkit.bundle.recipe import Initial, Recipe
 from fieldkit.field.datasets import Dataset, check_enough
+from fieldkit.field.datasets.storage import Storage
 from fieldkit.hq.compiler import Compiled, Data, compile_recipe
 from fieldkit.hq.compiler.updates import Regularisation
 from fieldkit.hq.distil import method
@@ -44,12 +47,30 @@ class Material:
     data: Data
 
 
-def read(spec: Spec) -> Material:
-    """The data of a spec, cut in parts.
+@contextmanager
+def stored(output: Path, rank: int) -> Iterator[Storage]:
+    """Where the data of a build of ``output`` is put in the worker of this rank, for as long as the block runs.
 
-    Raises UsageError where the spec does not fit the images, DataError for data that cannot be distilled.
+    Many images go into files in the cache beside ``output``, under a name that only such a build has: what a killed one
+    left is replaced by the next.
     """
-    dataset = load(spec.data)
+    folder = output.parent / CACHE / f"images-{output.name}-{rank}"
+    try:
+        yield Storage(folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        # The cache may hold more.
+        with suppress(OSError):
+            folder.parent.rmdir()
+
+
+def read(spec: Spec, storage: Storage) -> Material:
+    """The data of a spec, its images put into ``storage``, cut in parts.
+
+    Raises UsageError where the spec does not fit the images, DataError for data that cannot be distilled, ResourceError
+    if the images do not fit where they are put.
+    """
+    dataset = load(spec.data, storage)
     check_fits(spec, dataset.train.images)
     class_count = len(dataset.classes)
     held_out = held_out_size(len(dataset.train), class_count)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,11 +44,7 @@ class Storage:
         """
         if self.folder is None or math.prod(shape) * dtype.itemsize <= self.most:
             return _in_memory(split, shape, dtype, blocks)
-        path = self.folder / f"{split}.npy"
-        if not _in_file(path, shape, dtype, blocks):
-            return None
-        mapped: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
-        return mapped
+        return _in_file(self.folder / f"{split}.npy", shape, dtype, blocks)
 
 
 IN_MEMORY = Storage()
@@ -69,9 +66,10 @@ def _in_memory(
     return images if done == len(images) else None
 
 
-def _in_file(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], blocks: Iterable[np.ndarray]) -> bool:
-    """Whether all images came and were written, as a .npy file."""
-    whole = False
+def _in_file(
+    path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], blocks: Iterable[np.ndarray]
+) -> np.ndarray | None:
+    mapped: np.ndarray | None = None
     try:
         _make_room(path, math.prod(shape) * dtype.itemsize)
         # Not through a mapping: there, a full disk ends the process.
@@ -82,13 +80,15 @@ def _in_file(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], blocks: I
             for block in blocks:
                 file.write(np.ascontiguousarray(block, dtype).data)
                 done += len(block)
-        whole = done == shape[0]
+        if done == shape[0]:
+            mapped = np.load(path, mmap_mode="r", allow_pickle=False)
     except OSError as error:
         raise explained(error, path) from error
     finally:
-        if not whole:
-            path.unlink(missing_ok=True)
-    return whole
+        if mapped is None:
+            with suppress(OSError):
+                path.unlink()
+    return mapped
 
 
 def _make_room(path: Path, size: int) -> None:
