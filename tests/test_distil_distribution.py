@@ -34,15 +34,15 @@ def test_loss_and_gradient_equal_a_loop_over_classes(
     monkeypatch.setattr(siamese, "PORTION", portion)
     posed, rng = problem(), np.random.default_rng(3)
     weights = posed.fresh_model(5)
-    real = posed.pixels(posed.pick(4, rng))
+    positions = posed.pick(4, rng)
     images = posed.pixels(posed.pick(2, rng)).requires_grad_(True)
     uniforms = rng.random((3, augmentation.width), dtype=np.float32)
-    loss = matching_loss(posed, augmentation, weights, (real, images), uniforms)
+    loss = matching_loss(posed, augmentation, weights, (positions, images), uniforms)
     (gradient,) = torch.autograd.grad(loss, images)
     expected = torch.tensor(0.0)
     for index in range(3):
         means = []
-        for pixels, count in ((real, 4), (images, 2)):
+        for pixels, count in ((posed.pixels(positions), 4), (images, 2)):
             part = pixels[index * count : (index + 1) * count]
             row = torch.from_numpy(uniforms[index : index + 1]).repeat(count, 1)
             means.append(posed.features(weights, augment(part, row, augmentation)).mean(dim=0))
@@ -53,11 +53,14 @@ def test_loss_and_gradient_equal_a_loop_over_classes(
 
 
 def test_a_batch_is_never_cut_where_features_depend_on_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(siamese, "PORTION", 1)
-    plain, pixels = problem(), problem().pixels(np.arange(6))
-    assert len(siamese.portions(plain, pixels)) == 6
     module = build_model("convnet", {"depth": 1, "width": 4, "norm": "batch"}, (1, 8, 8), 3)
-    assert len(siamese.portions(replace(plain, module=module), pixels)) == 1
+    posed = replace(problem(), module=module)
+    weights, positions = posed.fresh_model(0), np.arange(6)
+    expected = posed.features(weights, posed.pixels(positions)).reshape(3, 2, -1)
+    monkeypatch.setattr(siamese, "PORTION", 1)
+    uniforms = np.zeros((3, 0), np.float32)
+    torch.testing.assert_close(siamese.real_features(posed, weights, positions, uniforms, Augmentation()), expected)
+    torch.testing.assert_close(siamese.features(posed, weights, posed.pixels(positions), 3), expected)
 
 
 @pytest.mark.parametrize("settings", [{}, {"queue": 3, "lesson": 1}])

@@ -29,7 +29,7 @@ from fieldkit.hq.distil.distilled import DistilledSet
 from fieldkit.hq.distil.experts import Lessons
 from fieldkit.hq.distil.movement import Movement
 from fieldkit.hq.distil.problem import Problem, Snapshot, State, Weights
-from fieldkit.hq.distil.siamese import SIAMESE, augmented, features, nothing
+from fieldkit.hq.distil.siamese import SIAMESE, augmented, features, nothing, real_features
 
 WIDTH = 256
 SLOPE = 0.2
@@ -95,13 +95,18 @@ class CharacteristicMatching:
         uniforms = rng.random((problem.class_count, settings.augmentation.width), dtype=np.float32)
         noise = torch.from_numpy(rng.standard_normal((settings.frequencies, self.inputs), dtype=np.float32))
         classes = list(problem.workers.mine(range(problem.class_count)))
-        sides = self._sides(positions, uniforms, classes) if classes else []
-        found = [features(problem, between, each, len(classes)) for each in sides]
+        found: list[torch.Tensor] = []
+        if classes:
+            mine = positions[problem.rows(classes, settings.per_class)]
+            seen = self.distilled.seen()[torch.from_numpy(problem.rows(classes, problem.per_class))]
+            seen = augmented(seen, uniforms[classes], settings.augmentation)
+            real = real_features(problem, between, mine, uniforms[classes], settings.augmentation)
+            found = [real, features(problem, between, seen, len(classes))]
         frequencies = self._sharpened(found, noise.to(problem.device), done)
         loss = nothing(self.distilled.pixels)
         if classes:
             loss = discrepancy(found[0], found[1], frequencies, settings.amplitude).sum()
-            loss = loss + settings.calibration * self._calibration(trained, sides[1], classes)
+            loss = loss + settings.calibration * self._calibration(trained, seen, classes)
         self.distilled.move(loss, done)
         return problem.workers.total(loss)
 
@@ -121,13 +126,6 @@ class CharacteristicMatching:
         expert, share = int(rng.integers(self.settings.experts)), float(rng.random())
         first, trained = self.archive.snapshot(expert, 0), self.archive.weights(expert)
         return {name: torch.lerp(value, trained[name], share) for name, value in first.items()}, trained
-
-    def _sides(self, positions: np.ndarray, uniforms: np.ndarray, classes: list[int]) -> list[torch.Tensor]:
-        """Real and distilled pixels of these classes, augmented alike."""
-        problem = self.problem
-        real = problem.pixels(positions[problem.rows(classes, self.settings.per_class)])
-        seen = self.distilled.seen()[torch.from_numpy(problem.rows(classes, problem.per_class))]
-        return [augmented(each, uniforms[classes], self.settings.augmentation) for each in (real, seen)]
 
     def _sharpened(self, sides: list[torch.Tensor], noise: torch.Tensor, done: float) -> torch.Tensor:
         """Frequencies float32 [q, f] of the sampling network after a step towards more disagreement."""

@@ -27,7 +27,7 @@ from fieldkit.errors import UsageError
 from fieldkit.hq.distil.distilled import DistilledSet
 from fieldkit.hq.distil.problem import Problem, Snapshot, State, Weights
 from fieldkit.hq.distil.queue import Queue
-from fieldkit.hq.distil.siamese import SIAMESE, augmented, features, nothing
+from fieldkit.hq.distil.siamese import SIAMESE, augmented, features, nothing, real_features
 
 WITNESSES = 128
 
@@ -83,7 +83,7 @@ class DistributionMatching:
         classes = list(problem.workers.mine(range(problem.class_count)))
         loss = nothing(self.distilled.pixels)
         if classes:
-            real = problem.pixels(positions[problem.rows(classes, settings.per_class)])
+            real = positions[problem.rows(classes, settings.per_class)]
             seen = self.distilled.seen()[torch.from_numpy(problem.rows(classes, problem.per_class))]
             loss = matching_loss(problem, settings.augmentation, weights, (real, seen), uniforms[classes])
             if settings.regularisation:
@@ -121,17 +121,18 @@ def matching_loss(
     problem: Problem,
     augmentation: Augmentation,
     weights: Weights,
-    sides: tuple[torch.Tensor, torch.Tensor],
+    sides: tuple[np.ndarray, torch.Tensor],
     uniforms: np.ndarray,
 ) -> torch.Tensor:
     """Equation 6: squared distance between the classes' mean features, summed over features and classes.
 
-    sides: real and distilled pixels, each float32 [per class * k, c, h, w] class by class, of all classes or some.
+    sides: positions of real images and distilled pixels float32 [n * k, c, h, w], both class by class, of k classes.
     uniforms: float32 [k, augmentation.width]: one augmentation for each of these classes, shared by both sides.
     """
-    changed = (augmented(pixels, uniforms, augmentation) for pixels in sides)
-    real, distilled = (features(problem, weights, each, len(uniforms)).mean(dim=1) for each in changed)
-    return ((real - distilled) ** 2).sum()
+    positions, pixels = sides
+    real = real_features(problem, weights, positions, uniforms, augmentation)
+    distilled = features(problem, weights, augmented(pixels, uniforms, augmentation), len(uniforms))
+    return ((real.mean(dim=1) - distilled.mean(dim=1)) ** 2).sum()
 
 
 def misplaced(

@@ -214,7 +214,7 @@ class Generative:
         positions = problem.pick(settings.per_class, rng)
         uniforms = rng.random((problem.class_count, settings.augmentation.width), dtype=np.float32)
         classes = problem.workers.mine(range(problem.class_count))
-        real = problem.pixels(positions[problem.rows(classes, settings.per_class)])
+        real = positions[problem.rows(classes, settings.per_class)]
         seen = distilled.seen()[torch.from_numpy(problem.rows(classes, problem.per_class))]
         loss = matching_loss(problem, settings.augmentation, weights, (real, seen), uniforms[list(classes)])
         distilled.move(loss, done)

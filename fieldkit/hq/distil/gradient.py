@@ -141,7 +141,7 @@ def class_gradients(problem: Problem, weights: Weights, pixels: torch.Tensor, cl
 
     grouped = pixels.reshape(len(classes), -1, *pixels.shape[1:])
     targets = torch.tensor(list(classes), device=pixels.device)
-    together = max(1, portion(problem, pixels) // grouped.shape[1])
+    together = max(1, portion(problem, len(pixels)) // grouped.shape[1])
     with problem.in_use():
         found: Weights = vmap(grad(loss), in_dims=(None, 0, 0), chunk_size=together)(compared, grouped, targets)
     return found

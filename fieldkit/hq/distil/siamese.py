@@ -9,8 +9,6 @@ ConvNet-3 of width 128 (256 images of 28x28 with 2 threads: 298 ms whole, 137 ms
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 
@@ -34,32 +32,46 @@ def augmented(pixels: torch.Tensor, uniforms: np.ndarray, augmentation: Augmenta
 
     uniforms: float32 [k, augmentation.width].
     """
-    rows = torch.from_numpy(uniforms).to(pixels.device).repeat_interleave(len(pixels) // len(uniforms), dim=0)
-    return augment(pixels, rows, augmentation)
+    return augment(pixels, _rows(uniforms, len(pixels)).to(pixels.device), augmentation)
+
+
+def real_features(
+    problem: Problem, weights: Weights, positions: np.ndarray, uniforms: np.ndarray, augmentation: Augmentation
+) -> torch.Tensor:
+    """float32 [k, n, f] of the real images at ``positions`` int64 [n * k], class by class; without a graph.
+
+    They are read, augmented and sent through the network a portion at a time, so memory does not grow with them.
+    """
+    rows = _rows(uniforms, len(positions))
+    size = len(positions) if carried_buffers(problem.module) else portion(problem, len(positions))
+    found: list[torch.Tensor] = []
+    with torch.no_grad():
+        for start in range(0, len(positions), size):
+            pixels = problem.pixels(positions[start : start + size])
+            changed = augment(pixels, rows[start : start + size].to(pixels.device), augmentation)
+            found.append(problem.features(weights, changed))
+    return torch.cat(found).reshape(len(uniforms), -1, found[0].shape[1])
 
 
 def features(problem: Problem, weights: Weights, pixels: torch.Tensor, class_count: int) -> torch.Tensor:
-    """float32 [k, n, f] of pixels float32 [k * n, c, h, w], which are k classes after each other.
+    """float32 [k, n, f] of pixels float32 [k * n, c, h, w], which are k classes after each other; differentiable."""
+    size = len(pixels) if carried_buffers(problem.module) else portion(problem, len(pixels))
+    found = [problem.features(weights, each) for each in torch.split(pixels, size)]
+    return torch.cat(found).reshape(class_count, -1, found[0].shape[1])
 
-    The graph is kept only where pixels take gradients.
+
+def portion(problem: Problem, count: int) -> int:
+    """How many of ``count`` images pass through the network at a time: all, except on a CPU.
+
+    Only where a sample's features do not depend on the batch, as they do under batch normalisation in training.
     """
-    with torch.set_grad_enabled(pixels.requires_grad):
-        found = [problem.features(weights, each) for each in portions(problem, pixels)]
-        return torch.cat(found).reshape(class_count, -1, found[0].shape[1])
-
-
-def portions(problem: Problem, pixels: torch.Tensor) -> Sequence[torch.Tensor]:
-    """A batch float32 [n, c, h, w] in portions that pass through the network faster than all at once.
-
-    One portion where a sample's features depend on the batch (batch normalisation), and on a GPU.
-    """
-    return (pixels,) if carried_buffers(problem.module) else torch.split(pixels, portion(problem, pixels))
-
-
-def portion(problem: Problem, pixels: torch.Tensor) -> int:
-    """How many images of a batch float32 [n, c, h, w] pass through the network at a time: all, except on a CPU."""
-    if pixels.device.type != "cpu":
-        return len(pixels)
-    height, width = pixels.shape[2:]
+    if torch.device(problem.device).type != "cpu":
+        return count
+    height, width = problem.real.images.shape[2:]
     channels = next((each.shape[0] for each in problem.parameters if len(each.shape) == 4), 1)
     return max(1, PORTION // (channels * height * width))
+
+
+def _rows(uniforms: np.ndarray, count: int) -> torch.Tensor:
+    """A row for each of ``count`` images, class by class."""
+    return torch.from_numpy(uniforms).repeat_interleave(count // len(uniforms), dim=0)
