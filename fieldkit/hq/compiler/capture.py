@@ -21,6 +21,8 @@ from torch.export import Dim, ExportedProgram
 from fieldkit.errors import ProgramError
 
 TORCH = os.path.dirname(torch.__file__)
+# Whatever the model's own code raises when it is run on tensors without values.
+FAILURES = (RuntimeError, ValueError, TypeError, AssertionError, AttributeError, LookupError, ArithmeticError)
 
 
 def capture(module: nn.Module, inputs: Mapping[str, torch.Tensor], *, free_batch: bool = False) -> ExportedProgram:
@@ -33,7 +35,7 @@ def capture(module: nn.Module, inputs: Mapping[str, torch.Tensor], *, free_batch
         with _own_words():
             program = torch.export.export(module, (), dict(inputs), dynamic_shapes=shapes)
         program = _functional(program) if _changes_tensors(program) else program
-    except (RuntimeError, ValueError, TypeError) as error:
+    except FAILURES as error:
         path, line = _place(module, error)
         reason = str(error).splitlines()[0].rstrip(".")[:300]
         raise ProgramError(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ from fieldkit.hq.compiler.rules.call import Call, Pullback, Rule
 
 # Calls that only state facts about tensors; their results are never used.
 STATEMENTS = {"aten._assert_tensor_metadata.default", "aten._assert_scalar.default", "aten.sym_constrain_range.default"}
+GRADIENTS_ON_OR_OFF = torch.ops.higher_order.wrap_with_set_grad_enabled
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,7 @@ class _Lowering:
         self.graph = graph
         self.known: dict[fx.Node, Any] = {}
         self.lowered = Lowered()
+        self.made: set[int] = set()
 
     def run(self, bindings: Mapping[str, Value]) -> Lowered:
         specs = iter(self.program.graph_signature.input_specs)
@@ -78,12 +80,34 @@ class _Lowering:
                 self.known[node] = self._bound(next(specs), bindings)
             elif node.op == "output":
                 self._finish(node)
-            elif isinstance(node.meta.get("val"), torch.SymInt):
-                # A size that depends on the batch: rules read shapes from torch's description of their results.
-                self.known[node] = None
-            elif str(node.target) not in STATEMENTS:
-                self.known[node] = self._postponed(node) or self._result(node)
+            else:
+                self._step(node)
         return self.lowered
+
+    def _step(self, node: fx.Node) -> None:
+        """Know what one node of the captured program gives."""
+        if node.op == "get_attr":
+            self.known[node] = getattr(node.graph.owning_module, str(node.target))
+        elif node.target is GRADIENTS_ON_OR_OFF:
+            self.known[node] = self._part(*node.args)
+        elif isinstance(node.meta.get("val"), torch.SymInt):
+            # A size that depends on the batch: rules read shapes from torch's description of their results.
+            self.known[node] = None
+        elif str(node.target) not in STATEMENTS:
+            self.known[node] = self._postponed(node) or self._result(node)
+
+    def _part(self, differentiable: Any, part: Any, *arguments: Any) -> tuple[Any, ...]:
+        """What a part of the program gives that was captured on its own, under torch.no_grad or torch.enable_grad."""
+        given: Iterator[Any] = iter(arguments)
+        made: tuple[Any, ...] = ()
+        for node in self.known[part].graph.nodes:
+            if node.op == "placeholder":
+                self.known[node] = self.known[next(given)]
+            elif node.op == "output":
+                made = tuple(self.known[each] for each in node.args[0])
+            else:
+                self._step(node)
+        return made if differentiable else tuple(stopped(each) for each in made)
 
     def _finish(self, node: fx.Node) -> None:
         """Sort what the captured program returns into the module's own outputs and the buffers that it changed."""
@@ -108,6 +132,8 @@ class _Lowering:
         """What a call returns: a Value, or a tuple of them."""
         if getattr(node.target, "__name__", "") == "getitem":
             return self.known[node.args[0]][node.args[1]]  # type: ignore[index]
+        if "val" not in node.meta:
+            raise _no_rule(node)
         result = node.meta["val"]
         if isinstance(result, torch.Tensor) and not node.all_input_nodes and str(node.target) not in RULES:
             return self.graph.constant(_computed(node))
@@ -122,6 +148,9 @@ class _Lowering:
         if pullback is None:
             values = tuple(stopped(each) if each.trains else each for each in values)
         elif any(each.trains for each in values):
+            # Equal calls are one node.  What two operators compute alike (clamp and hardtanh) has two ways back.
+            values = tuple(replace(each) if id(each) in self.made else each for each in values)
+            self.made.update(id(each) for each in values)
             self.lowered.tape.append(Entry(values, tuple(arguments), pullback))
         return values if isinstance(outputs, tuple) else values[0]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +17,7 @@ from fieldkit.hq.compiler.capture import capture
 from fieldkit.hq.compiler.differentiation import gradients
 from fieldkit.hq.compiler.graph import Graph
 from fieldkit.hq.compiler.lowering import lower
+from fieldkit.hq.compiler.nodes import Value
 from fieldkit.hq.compiler.scopes import set_modes, trained_parameters
 from fieldkit.hq.compiler.updates import Moved, Update
 from fieldkit.hq.models.laws import carried_buffers, parameter_tensors
@@ -133,7 +135,7 @@ def train_program(loss: TrainingLoss, tensors: Tensors, update: Update, scope: s
     states = {each.name: graph.input(f"state.{each.name}", "float32", each.shape) for each in state}
     host = {name: graph.input(name, "float32", tuple(each.shape)) for name, each in batch.items()}
     rate, step = graph.input("lr", "float32", ()), graph.input("step", "float32", ())
-    lowered = lower(captured, graph, host | {f"model.{name}": value for name, value in values.items()})
+    lowered = lower(captured, graph, host | _by_every_name(loss.model, values))
     slopes = gradients(graph, lowered.tape, lowered.outputs[0], [values[each.name] for each in moving])
     moved = [Moved(each.name, values[each.name], slope) for each, slope in zip(moving, slopes, strict=True)]
     carried = {each.name: lowered.buffers[f"model.{each.name}"] for each in changed}
@@ -145,11 +147,18 @@ def train_program(loss: TrainingLoss, tensors: Tensors, update: Update, scope: s
     return TrainProgram(graph.serialise(), state)
 
 
+def _by_every_name(model: nn.Module, values: Mapping[str, Value]) -> dict[str, Value]:
+    """The values of a model's tensors by all names that torch may call them, shared tensors having several."""
+    named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    owned = {id(each): values[name] for name, each in named if name in values}
+    return {f"model.{name}": owned[id(each)] for name, each in named if id(each) in owned}
+
+
 def _changed(captured: ExportedProgram, tensors: Tensors) -> list[Tensor]:
     """The buffers that a step changes.  Counters (``num_batches_tracked``), which predict never reads, are left out."""
     names = {name.removeprefix("model.") for name in captured.graph_signature.buffers_to_mutate.values()}
     known = {each.name for each in tensors.buffers}
-    buffers = captured.state_dict
+    buffers = captured.constants | captured.state_dict
     strange = sorted(name for name in names - known if buffers[f"model.{name}"].is_floating_point())
     if strange:
         raise ProgramError(
@@ -165,10 +174,10 @@ def predict_program(model: nn.Module, radiometry: Radiometry, sizes: Sizes, tens
     """``predict`` without its weights: the device appends them."""
     graph = Graph("predict")
     images = graph.input("images", radiometry.dtype, ("N", *sizes.input_shape))
-    weights = {f"model.{each.name}": graph.free(f"param.{each.name}", "float32", each.shape) for each in tensors.all}
+    weights = {each.name: graph.free(f"param.{each.name}", "float32", each.shape) for each in tensors.all}
     # Two images, because torch takes a first axis of size 1 for a constant.
     example = torch.zeros((2, *sizes.input_shape), dtype=getattr(torch, radiometry.dtype))
     captured = capture(Prediction(model, radiometry).eval(), {"images": example}, free_batch=True)
-    (probabilities,) = lower(captured, graph, {"images": images} | weights).outputs
+    (probabilities,) = lower(captured, graph, {"images": images} | _by_every_name(model, weights)).outputs
     graph.output("probabilities", probabilities)
     return graph.serialise()
