@@ -1,8 +1,8 @@
 """Makes the bundles that the repository ships, from the data in FIELDKIT_DATA.
 
-    python tools/make_bundles.py [mnist-1 mnist-10] [--output bundles] [--resume]
+    python tools/make_bundles.py [mnist-1 mnist-10 mstar-10] [--output bundles] [--resume]
 
-Each is one ``fieldkit build`` command, printed before it runs.  The number of iterations is fixed, so that the same
+Each is one ``fieldkit build`` command, printed before it runs.  Where the number of iterations is fixed, the same
 versions on the same kind of machine make the same file; Ctrl-C keeps what was reached and --resume goes on.
 """
 
@@ -27,6 +27,11 @@ BUNDLES = {
     "mnist-10": (
         "mnist.h5",
         "--ipc 10 --method ridge --init random --recipe convnet:width=64 --iterations 3000 --probe 200 --threads 1",
+    ),
+    "mstar-10": (
+        "mstar.h5",
+        "--ipc 10 --method ridge --init random --recipe convnet:width=32,depth=4 --steps 200 --minutes 22 "
+        "--precision bfloat16 --threads 1",
     ),
 }
 
