@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,12 +18,14 @@ from fieldkit.bundle.pixels import Pixels
 from fieldkit.bundle.recipe import Augmentation
 from fieldkit.cli.build import labelling
 from fieldkit.errors import UsageError
+from fieldkit.hq.building import build
 from fieldkit.hq.distil import METHODS, labels, start
+from fieldkit.hq.distil.driver import Budget
 from fieldkit.hq.distil.experts import Lessons, train_expert
 from fieldkit.hq.distil.images import STARTS
 from fieldkit.hq.distil.labels import Labels, Teaching, labelled
 from fieldkit.hq.provenance import described_method
-from fieldkit.hq.spec import Spec, check
+from fieldkit.hq.spec import RecipeSpec, Spec, check
 
 pytestmark = pytest.mark.hq
 
@@ -193,3 +196,30 @@ def test_labels_that_make_no_sense(text: str, words: str) -> None:
 
 def test_a_method_works_with_hard_labels_until_the_teachers_speak() -> None:
     assert [Labels(kind).meanwhile for kind in labels.KINDS] == ["hard", "hard", "learned"]
+
+
+def test_a_build_keeps_what_was_wished_for(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    targets = np.arange(90) % 3
+    images = rng.integers(0, 80, (90, 8, 8))
+    for index, target in enumerate(targets):
+        images[index, :, 2 * target : 2 * target + 3] += 150
+    np.savez(tmp_path / "bars.npz", x_train=images.astype(np.uint8), y_train=targets)
+    spec = Spec(
+        str(tmp_path / "bars.npz"),
+        ipc=1,
+        method="trajectory",
+        settings=SETTINGS["trajectory"],
+        start="noise",
+        labels=Labels("teacher", FAST),
+        recipes=(RecipeSpec("convnet", {"depth": 2, "width": 4}),),
+        steps=3,
+        budget=Budget(iterations=2),
+        threads=1,
+    )
+    bundle = build(spec, tmp_path / "bars.h5").bundle
+    assert bundle.manifest.method["start"] == "noise"
+    assert bundle.manifest.method["labels"]["kind"] == "teacher"
+    assert not are_hard(bundle.labels)
+    experts = [json.loads(path.read_text())["lessons"] for path in tmp_path.glob("fieldkit-cache/*/*/about.json")]
+    assert sorted(each["epochs"] for each in experts) == [2, 3]
