@@ -19,8 +19,8 @@ pytestmark = pytest.mark.hq
 
 ALONE = [sys.executable, "-m", "fieldkit"]
 TOGETHER = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "fieldkit"]
-OPTIONS = ["--ipc", "1", "--method", "ridge", "--set", "pool=2", "--set", "real=101", "--iterations", "4", "--steps", "6"]
-OPTIONS += ["--recipe", "convnet:width=4,depth=2", "--threads", "1", "--quiet"]
+OPTIONS = ["--ipc", "1", "--method", "ridge", "--set", "pool=2", "--set", "real=101", "--iterations", "4"]
+OPTIONS += ["--recipe", "convnet:width=4,depth=2", "--steps", "6", "--threads", "1", "--quiet"]
 
 
 def distilled(command: list[str], output: Path) -> np.ndarray:

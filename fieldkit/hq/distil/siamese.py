@@ -71,7 +71,7 @@ def portion(problem: Problem, count: int) -> int:
         return count
     height, width = problem.real.images.shape[2:]
     channels = next((each.shape[0] for each in problem.parameters if len(each.shape) == 4), 1)
-    return max(1, PORTION // (channels * height * width))
+    return max(1, PORTION // int(channels * height * width))
 
 
 def _rows(uniforms: np.ndarray, count: int) -> torch.Tensor:
