@@ -21,8 +21,9 @@ from fieldkit.bundle import read_bundle
 from fieldkit.bundle.samples import Samples
 from fieldkit.cli.main import main
 from fieldkit.errors import DataError, Diverged, ResourceError, UsageError
+from fieldkit.field.datasets.storage import Storage
 from fieldkit.field.training import train
-from fieldkit.hq import building
+from fieldkit.hq import building, preparation
 from fieldkit.hq.building import build
 from fieldkit.hq.compiler.updates import Regularisation
 from fieldkit.hq.distil import METHODS
@@ -316,3 +317,39 @@ def test_ctrl_c_packs_the_best_so_far_and_resume_ends_as_if_uncut(data: str, tmp
     whole = tmp_path / "whole.h5"
     subprocess.run(command(*small(data, whole), *options), capture_output=True, check=True)
     assert whole.read_bytes() == output.read_bytes()
+
+
+class TestWhatIsLeftOpen:
+    """The method "auto" and a precision that nobody named."""
+
+    @pytest.fixture
+    def told(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+        """Notes; a network takes a millisecond an image here, and a third of that in bfloat16."""
+
+        def pass_seconds(recipe: RecipeSpec, material: preparation.Material, precision: str) -> float:
+            return 0.001 if precision == "float32" else 0.0003
+
+        monkeypatch.setattr(preparation, "_pass_seconds", pass_seconds)
+        return []
+
+    @pytest.mark.parametrize(
+        ("changes", "method", "precision"),
+        [
+            ({"method": "auto"}, "ridge", "float32"),
+            ({"method": "ridge"}, "ridge", "float32"),
+            ({"method": "ridge", "budget": Budget(seconds=60)}, "ridge", "bfloat16"),
+            ({"method": "ridge", "budget": Budget(seconds=60), "precision": "float32"}, "ridge", "float32"),
+            ({"method": "unrolled", "budget": Budget(seconds=60)}, "unrolled", "float32"),
+        ],
+    )
+    def test_is_decided_and_told(
+        self, spec: Spec, told: list[str], changes: dict[str, object], method: str, precision: str
+    ) -> None:
+        open_spec = replace(spec, **{"settings": {}, "ipc": 12} | changes)
+        material = preparation.read(open_spec, Storage())
+        found = preparation.decided(open_spec, material, told.append)
+        assert (found.method, found.precision) == (method, precision)
+        expected = [f"method {method}"] * (open_spec.method == "auto")
+        expected += ["precision bfloat16: 3.3 times"] * (open_spec.precision != found.precision == "bfloat16")
+        assert len(told) == len(expected)
+        assert all(text.startswith(start) for text, start in zip(told, expected, strict=True))

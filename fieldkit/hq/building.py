@@ -122,9 +122,12 @@ def _build(
 
 
 def _decided(spec: Spec, material: Material, output: Path, resume: bool, note: Callable[[str], None]) -> Spec:
-    """The spec with a method; a job that goes on keeps its own, however fast the machine is now."""
-    begun = Checkpoint(checkpoint_file(output), {}).method() if resume and spec.method == AUTO else None
-    return decided(spec, material, note) if begun is None else replace(spec, method=begun)
+    """The spec with a method; a job that goes on keeps its own and its precision, however fast the machine is now."""
+    if not resume:
+        return decided(spec, material, note)
+    begun = Checkpoint(checkpoint_file(output), {}).begun()
+    method = begun.get("method") if spec.method == AUTO else spec.method
+    return replace(spec, method=str(method), precision=spec.precision or begun.get("precision"))
 
 
 def checkpoint_file(output: Path) -> Path:

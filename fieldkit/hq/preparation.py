@@ -22,7 +22,7 @@ from fieldkit.hq.compiler import Compiled, Data, compile_recipe
 from fieldkit.hq.compiler.updates import Regularisation
 from fieldkit.hq.distil import method
 from fieldkit.hq.distil.choice import Situation, choose
-from fieldkit.hq.distil.problem import Problem, silent
+from fieldkit.hq.distil.problem import PRECISIONS, Problem, silent
 from fieldkit.hq.distil.workers import own_device
 from fieldkit.hq.models import build_model, recipe_name
 from fieldkit.hq.models.halving import quickened
@@ -36,6 +36,8 @@ CACHE = "fieldkit-cache"
 DIGITS = 16
 # Images in the batch that shows how fast a network is here.
 PASS = 32
+# How many times as fast a coarser precision must be.
+SURELY = 1.3
 
 
 @dataclass(frozen=True)
@@ -87,9 +89,12 @@ def describe(dataset: Dataset, splits: Splits) -> Data:
 
 
 def decided(spec: Spec, material: Material, note: Callable[[str], None]) -> Spec:
-    """The spec with a method's name in the place of "auto"; ``note`` is told which, and why."""
-    if spec.method != AUTO:
-        return spec
+    """The spec with a method in the place of "auto", and a precision; ``note`` is told which, and why."""
+    spec = _with_method(spec, material, note) if spec.method == AUTO else spec
+    return _with_precision(spec, material, note) if spec.precision is None else spec
+
+
+def _with_method(spec: Spec, material: Material, note: Callable[[str], None]) -> Spec:
     shape = material.data.input_shape
     situation = Situation(
         images=len(material.splits.real),
@@ -99,20 +104,33 @@ def decided(spec: Spec, material: Material, note: Callable[[str], None]) -> Spec
         fixed=spec.init == "fixed",
         regularised=spec.regularisation != Regularisation(),
         seconds=None if spec.budget is None else spec.budget.seconds,
-        pass_seconds=_pass_seconds(spec.recipes[0], material),
+        pass_seconds=_pass_seconds(spec.recipes[0], material, PRECISIONS[0]),
     )
     name, reason = choose(situation)
     note(f"method {name}: {reason}")
     return replace(spec, method=name)
 
 
-def _pass_seconds(recipe: RecipeSpec, material: Material) -> float:
+def _with_precision(spec: Spec, material: Material, note: Callable[[str], None]) -> Spec:
+    """Float32, or what is surely quicker, if the bytes of the bundle depend on the machine's speed anyway."""
+    exact, coarse = PRECISIONS
+    if spec.limits.seconds is None or not method(spec.method).coarse:
+        return replace(spec, precision=exact)
+    slow, quick = (_pass_seconds(spec.recipes[0], material, each) for each in PRECISIONS)
+    if slow < SURELY * quick:
+        return replace(spec, precision=exact)
+    note(f"precision {coarse}: {slow / quick:.1f} times as fast as {exact} here")
+    return replace(spec, precision=coarse)
+
+
+def _pass_seconds(recipe: RecipeSpec, material: Material, precision: str) -> float:
     """What one image's way forward through a recipe's network takes here, the best of some batches."""
     device = own_device()
     network = build_model(recipe.architecture, recipe.options, material.data.input_shape, material.data.class_count)
     pixels = torch.zeros(PASS, *material.data.input_shape, device=device)
     times = []
-    with torch.no_grad():
+    half = torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == PRECISIONS[1])
+    with torch.no_grad(), half:
         network = network.to(device)
         for _ in range(3):
             began = time.monotonic()
@@ -174,7 +192,7 @@ def pose(spec: Spec, material: Material, recipe: Recipe, output: Path, note: Cal
         levels=spec.levels or np.iinfo(data.radiometry.dtype).max + 1,
         seed=spec.seed,
         device=device,
-        precision=spec.precision,
+        precision=spec.precision or PRECISIONS[0],
         start=spec.start,
         labels=None if spec.labels is None else spec.labels.meanwhile,
         cache=output.parent / CACHE / hashlib.sha256(recipe.programs["predict"]).hexdigest()[:DIGITS],

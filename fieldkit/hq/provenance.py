@@ -11,6 +11,7 @@ from fieldkit.bundle.manifest import Manifest
 from fieldkit.field.datasets import Dataset
 from fieldkit.hq.compiler import Data
 from fieldkit.hq.distil import method
+from fieldkit.hq.distil.problem import PRECISIONS
 from fieldkit.hq.spec import Spec
 
 
@@ -36,7 +37,8 @@ def described_method(spec: Spec) -> dict[str, Any]:
     labels = spec.labels.to_json() if spec.labels else {"kind": own.labels}
     formation = {"formation": spec.formation} if spec.formation > 1 else {}
     described = {"name": spec.method, "ipc": spec.ipc, **formation, **start, "labels": labels}
-    return {**described, "settings": dict(spec.settings)}
+    precision = {"precision": spec.precision} if spec.precision not in (None, PRECISIONS[0]) else {}
+    return {**described, **precision, "settings": dict(spec.settings)}
 
 
 def provenance(spec: Spec, dataset: Dataset) -> dict[str, Any]:

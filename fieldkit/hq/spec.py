@@ -43,7 +43,8 @@ class Spec:
     formation: distilled images stored in the place of one, along each axis; 2 makes four times as many, half as large.
     method, settings: the distillation and its own settings; "auto" takes the one that suits (choice.py).
     init: "fixed" or "random".
-    precision: of the products of the distillation, one of ``problem.PRECISIONS``; devices train in float32.
+    precision: of the products of the distillation, one of ``problem.PRECISIONS``; devices train in float32.  None takes
+    float32; or, if time is what is budgeted, the quicker of both here where the method is known to stand it.
     start: where the distilled pixels start, one of ``images.STARTS``; labels: of which kind the images have them; None
     of either takes the method's own.
     recipes: the first is the one that the set is distilled for.  steps, batch: how long a device trains, and on how
@@ -62,7 +63,7 @@ class Spec:
     method: str = AUTO
     settings: Mapping[str, Any] = field(default_factory=dict)
     init: str = "random"
-    precision: str = PRECISIONS[0]
+    precision: str | None = None
     start: str | None = None
     labels: Labels | None = None
     recipes: tuple[RecipeSpec, ...] = (RecipeSpec("convnet"),)
@@ -109,7 +110,7 @@ def check(spec: Spec, output: Path) -> None:
             raise UsageError("too small", where=where, found=value, expected=f"at least {least}")
     if spec.init not in ("fixed", "random"):
         raise UsageError("unknown kind of initial weights", where="init", found=spec.init, expected="fixed or random")
-    if spec.precision not in PRECISIONS:
+    if spec.precision not in (None, *PRECISIONS):
         expected = " or ".join(PRECISIONS)
         raise UsageError("unknown precision", where="precision", found=spec.precision, expected=expected)
     if not spec.recipes:

@@ -39,7 +39,7 @@ class Method:
 
     starts: where its pixels start, one of ``images.STARTS``, unless the user names another; "own", of none of these;
     None, if nothing moves.  labels: of what kind they are, unless the user wants others.  learns: whether it can learn
-    soft labels.
+    soft labels.  coarse: whether products in bfloat16 were seen to do it no harm.
 
     iterations: the budget when the user names none.  training: how a device trains on a set of so many images, when
     the user says nothing.
@@ -53,6 +53,7 @@ class Method:
     starts: str | None = "real"
     labels: str = "hard"
     learns: bool = False
+    coarse: bool = False
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,15 @@ METHODS: dict[str, Method] = {
     "patches": Method(patches.Patches, patches.Settings, 10, augmented, starts=None, labels="teacher"),
     "random": Method(random.RandomSelection, random.Settings, 1, augmented, starts=None),
     "ridge": Method(
-        ridge.Ridge, ridge.Settings, 3000, performance, follows=True, starts="centres", labels="learned", learns=True
+        ridge.Ridge,
+        ridge.Settings,
+        3000,
+        performance,
+        follows=True,
+        starts="centres",
+        labels="learned",
+        learns=True,
+        coarse=True,
     ),
     "trajectory": Method(
         trajectory.TrajectoryMatching, trajectory.Settings, 1000, augmented, labels="learned", learns=True

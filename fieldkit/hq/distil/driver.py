@@ -126,9 +126,9 @@ class Checkpoint:
         except ResourceError as error:
             self.warn(f"the work goes on, but --resume cannot go on from here: {error}")
 
-    def method(self) -> str:
-        """The method of the stopped job.  Raises UsageError if there is no checkpoint or it is damaged."""
-        return str(self._stored()["spec"].get("method"))
+    def begun(self) -> dict[str, Any]:
+        """What names the stopped job.  Raises UsageError if there is no checkpoint or it is damaged."""
+        return dict(self._stored()["spec"])
 
     def load(self, distillation: Distillation, workers: Workers = ALONE) -> Run:
         """Put the stored state, which the first worker reads, into ``distillation``; the run's own is returned.

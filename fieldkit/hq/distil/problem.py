@@ -158,8 +158,10 @@ class Problem:
         return self._called(features_of(self.module), named, pixels)
 
     def _called(self, module: nn.Module, weights: Mapping[str, torch.Tensor], pixels: torch.Tensor) -> torch.Tensor:
-        with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.precision == "bfloat16"):
-            return cast(torch.Tensor, functional_call(module, dict(weights), (pixels,))).float()
+        coarse = self.precision != PRECISIONS[0]
+        with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=coarse):
+            made = cast(torch.Tensor, functional_call(module, dict(weights), (pixels,)))
+        return made.float() if coarse else made
 
     def pixels(self, positions: np.ndarray) -> torch.Tensor:
         """The real images at ``positions``, normalised float32 [n, c, h, w]."""
