@@ -100,9 +100,9 @@ def test_what_is_taken_is_what_the_teacher_is_surest_of() -> None:
     torch.testing.assert_close(stored, torch.cat([crops[each] for each in chosen]), atol=1e-4, rtol=1e-4)
 
 
-def test_labels_are_the_teachers_mean_over_augmented_copies() -> None:
+def test_labels_are_the_teachers_mean_over_augmented_copies_and_the_own_class() -> None:
     posed = problem(augmentation=replace(problem().augmentation, shift=0.1))
-    made = Patches(posed, replace(QUICK, views=2, teachers=2))
+    made = Patches(posed, replace(QUICK, views=2, teachers=2, own=0.25))
     snapshot = made.snapshot()
     stored = Pixels.encode(snapshot.images, "uint8").decode()
     seen = posed.enlarged(posed.normalise(torch.from_numpy(stored)))
@@ -112,7 +112,8 @@ def test_labels_are_the_teachers_mean_over_augmented_copies() -> None:
         for seed in range(2):
             weights = train_expert(posed, Lessons(epochs=6, rate=0.1), seed)
             found = found + torch.softmax(posed.answers(weights, augment(seen, uniforms, posed.augmentation)), 1) / 4
-    np.testing.assert_allclose(snapshot.labels, found.numpy(), atol=1e-4)
+    expected = 0.75 * found.numpy() + 0.25 * np.eye(3)[posed.targets]
+    np.testing.assert_allclose(snapshot.labels, expected, atol=1e-4)
 
 
 def test_tiled_images_are_of_the_stored_size() -> None:
@@ -123,7 +124,7 @@ def test_tiled_images_are_of_the_stored_size() -> None:
     assert snapshot.labels.shape == (6, 3)
 
 
-@pytest.mark.parametrize(("name", "value"), [("tile", 3), ("smallest", 0.0), ("smallest", 1.5)])
+@pytest.mark.parametrize(("name", "value"), [("tile", 3), ("smallest", 0.0), ("smallest", 1.5), ("own", 1.5)])
 def test_settings_out_of_range(name: str, value: float) -> None:
     with pytest.raises(UsageError, match=name):
         Patches(problem(), replace(QUICK, **{name: value}))

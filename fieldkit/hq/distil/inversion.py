@@ -1,20 +1,20 @@
 """Decoupled: images that a trained network takes for their class, and that look to its layers like real data (SRe2L).
 
 Yin, Xing & Shen, "Squeeze, Recover and Relabel: Dataset Condensation at ImageNet Scale From A New Perspective",
-NeurIPS 2023 (arXiv 2306.13092).  Squeeze: train a network on the real images.  Recover (equations 5 to 8): move each
-image by the network's cross-entropy on the image's class, by how far the means and variances that enter its batch
-normalisations are from their running statistics, and by image priors (total variation and squared size), under random
-crops.  Relabel: the network's soft labels.  Images are recovered in batches, one after the other, each with its own
-share of the budget: what is at work at any time does not grow with the number of classes.
+NeurIPS 2023 (arXiv 2306.13092). Squeeze: train a network on the real images. Recover: move each image by the network's
+cross-entropy on the image's class, by how far the means and variances that enter its batch normalisations are from
+their running statistics, and by image priors (total variation and squared size), under random crops. Relabel: the
+network's soft labels. Images are recovered in batches, one after the other, each with its own share of the budget: what
+is at work at any time does not grow with the number of classes.
 
 Differs in that the statistics are those of any normalisation layer's inputs, of channels over images and pixels: a
 batch normalisation's running ones, and for group, instance and layer normalisation, which keep none, those measured on
 real images once the network is trained; where a network normalises nothing, the inputs of its convolutions and linear
-layers behind the first take their place.  Means and deviations are compared in units of the real deviations and
-averaged over layers, so that one weight fits every network.  The crops are the device's own augmentation; labels are
-averages over such crops, since a bundle carries one per image; several teachers take turns, as in Shao et al.,
-"Generalized Large-Scale Data Condensation via Various Backbone and Statistical Matching", CVPR 2024.  Pixels pass the
-bundle's rounding.
+layers behind the first take their place. Means are compared in units of the real deviations and variances in units of
+the real variances, and both averaged over layers, so that one weight fits every network. The crops are the device's own
+augmentation; labels are averages over such crops, since a bundle carries one per image; several teachers take turns, as
+in Shao et al., "Generalized Large-Scale Data Condensation via Various Backbone and Statistical Matching", CVPR 2024.
+Pixels pass the bundle's rounding.
 """
 
 from __future__ import annotations

@@ -2,15 +2,16 @@
 
 Sun, Shi, Yu & Lin, "On the Diversity and Realism of Distilled Dataset: An Efficient Dataset Distillation Paradigm",
 CVPR 2024 (arXiv 2312.03526): of several random crops of each real image the one with the smallest loss under a trained
-observer is kept ("realism", equation 7), of each class the best of those; N x N of them are squeezed into the space of
-one image (section 4.2), and labelled softly by the observer.  Nothing is optimised, so that large images and many
-classes cost no more than a look at each candidate.
+observer is kept (its "realism"), of each class the best of those; N x N of them are squeezed into the space of one
+image, and labelled softly by the observer.  Nothing is optimised, so that large images and many classes cost no more
+than a look at each candidate.
 
 Differs in that a crop is scored as a device will see it, squeezed and enlarged again; that every iteration draws anew
 and the driver keeps the set that teaches best on held-out images; and in the labels: the authors label every crop that
-a training takes of the tiled image, where a bundle carries one label per stored image.  N x N crops are therefore best
-stored by the problem's ``formation``, which gives each crop its own label and the device a whole enlarged crop; the
-authors' tiles in one image, with one label for the whole, are the setting ``tile``.
+a training takes of the tiled image, where a bundle carries one label per stored image, in part (``own``) the image's
+own class.  N x N crops are therefore best stored by the problem's ``formation``, which gives each crop its own label
+and the device a whole enlarged crop; the authors' tiles in one image, with one label for the whole, are the setting
+``tile``.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ class Settings:
     smallest: least area of a crop, as a share of the image's.
     batch: images in one forward pass, which bounds the memory whatever the number of classes.
     teachers: trained networks that score and label.  epochs, learning_rate: of their training.
-    views: augmented copies of an image over which its label is averaged.
+    views: augmented copies of an image over which the teachers' word is averaged.  own: share of an image's own class
+    in its label; the rest is the teachers', who never saw squeezed crops and are less sure of them than they need be.
     """
 
     tile: int = 1
@@ -50,10 +52,13 @@ class Settings:
     epochs: int = 20
     learning_rate: float = 0.02
     views: int = 8
+    own: float = 0.5
 
     def __post_init__(self) -> None:
         if not 0 < self.smallest <= 1:
             raise UsageError("out of range", where="patches smallest", found=self.smallest, expected="above 0, up to 1")
+        if not 0 <= self.own <= 1:
+            raise UsageError("out of range", where="patches own", found=self.own, expected="0 to 1")
 
 
 @dataclass(frozen=True)
@@ -111,13 +116,16 @@ class Patches:
         return float(losses[best].mean())
 
     def snapshot(self) -> Snapshot:
-        """The crops as they are stored; labels are the teachers'."""
+        """The crops as they are stored; labels are the teachers' word and the images' own classes."""
         problem, settings = self.problem, self.settings
         parts = [self._part(first) for first in self._firsts(len(self._positions))]
         cells = torch.cat([self._cut(self._positions[part], self._boxes[part]).cpu() for part in parts])
         pixels = tiled(cells, settings.tile, problem.per_class)
-        labels = self.teachers.labels(rounded(pixels, problem.levels), settings.views, problem.rng(0))
-        return Snapshot(restored(problem, pixels), labels.cpu().numpy())
+        said = self.teachers.labels(rounded(pixels, problem.levels), settings.views, problem.rng(0)).cpu().numpy()
+        labels = (1.0 - settings.own) * said + settings.own * np.eye(problem.class_count, dtype=np.float32)[
+            problem.targets
+        ]
+        return Snapshot(restored(problem, pixels), labels)
 
     def state(self) -> State:
         boxes = {name: torch.from_numpy(each) for name, each in vars(self._boxes).items()}
