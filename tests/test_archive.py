@@ -41,10 +41,11 @@ def test_experts_are_those_that_train_expert_makes(posed: Problem) -> None:
         kept: dict[int, dict[str, torch.Tensor]] = {}
         last = train_expert(posed, LESSONS, seed, lambda epoch, weights, kept=kept: kept.update({epoch: weights}))
         for name, value in experts.weights(seed).items():
-            torch.testing.assert_close(value, last[name], atol=0, rtol=0)
+            # Each expert has a process of one thread, this test maybe more: sums differ in their last bits.
+            torch.testing.assert_close(value, last[name], atol=1e-5, rtol=1e-5)
         for epoch, weights in kept.items():
             for name, value in experts.snapshot(seed, epoch).items():
-                torch.testing.assert_close(value, weights[name].half().float(), atol=0, rtol=0)
+                torch.testing.assert_close(value, weights[name].half().float(), atol=1e-5, rtol=1e-3)
 
 
 def test_running_statistics_are_kept_with_the_last_weights(posed: Problem) -> None:

@@ -76,7 +76,16 @@ SETTINGS = {
     "patches": {"candidates": 20, "crops": 2, "epochs": 8, "learning_rate": 0.1},
     "random": {},
     "ridge": {"real": 12, "pool": 2},
-    "trajectory": {"experts": 2, "lesson": 24, "steps": 3, "batch": 4, "early": 1, "late": 2, "span": 1},
+    "trajectory": {
+        "experts": 2,
+        "lesson": 24,
+        "steps": 3,
+        "batch": 4,
+        "early": 1,
+        "late": 2,
+        "span": 1,
+        "label_rate": 1e-4,
+    },
     "unrolled": {"real": 12},
 }
 
