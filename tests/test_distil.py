@@ -282,6 +282,18 @@ class TestUnrolled:
         real = posed.pixels(np.arange(60)).flatten(1)
         assert torch.cdist(first, real).min() > 1.0
 
+    def test_an_image_like_no_other_is_no_centre_of_its_own(self) -> None:
+        values = np.random.default_rng(0).normal(size=(12, 4))
+        values[3] += 100.0
+        labels = (np.arange(12) == 3).astype(np.int64)
+        found = np.stack([values[labels == 0].mean(axis=0), values[3]])
+        made = images.averages(values, labels, found)
+        np.testing.assert_array_equal(made[0], found[0])
+        nearest = sorted(range(12), key=lambda index: float(np.linalg.norm(values[index] - values[3])))[:5]
+        np.testing.assert_allclose(made[1], values[nearest].mean(axis=0))
+        alone = images.averages(values[:1], labels[:1], values[:1])
+        np.testing.assert_array_equal(alone, values[:1])
+
     @pytest.mark.parametrize(("name", "value"), [("window", 0), ("lowest", 0.9)])
     def test_settings_out_of_range(self, name: str, value: float) -> None:
         with pytest.raises(UsageError, match=name):

@@ -12,6 +12,7 @@ from fieldkit.hq.distil.problem import Problem
 
 # Images of a class that tell what they have in common, and images that a device holds at a time.
 ENOUGH = 1000
+LEAST = 5
 STARTS = ("real", "centres", "means", "noise")
 
 
@@ -55,6 +56,8 @@ def centres(
 ) -> torch.Tensor:
     """Each class's k-means centres over about 1,000 images (more, if it is to have more than 100 centres).
 
+    Each is the mean of at least ``LEAST`` images, if the class has so many.
+
     view: what makes of normalised pixels [n, c, h, w] that which is averaged, [n, ...]; by default, the pixels that are
     stored.  Returns float32 [per_class * k, ...], class 0 first.
     """
@@ -70,9 +73,22 @@ def centres(
             # Fewer different images than centres: some centres are the same, and noise tells them apart.
             warnings.simplefilter("ignore", ConvergenceWarning)
             fitted = KMeans(problem.per_class, n_init=1, random_state=seed).fit(some.flatten(1).cpu().numpy())
-        means = fitted.cluster_centers_
+        means = averages(some.flatten(1).cpu().numpy(), fitted.labels_, fitted.cluster_centers_)
         found.append(torch.from_numpy(means.astype(np.float32)).reshape(-1, *some.shape[1:]))
     return torch.cat(found).to(problem.device)
+
+
+def averages(values: np.ndarray, labels: np.ndarray, found: np.ndarray) -> np.ndarray:
+    """The centres ``found`` [k, d] of images ``values`` [n, d] with these labels, none of which copies an image.
+
+    An unlike image is a cluster of its own, and its centre the image itself; a centre of fewer than ``LEAST`` images is
+    the mean of the ``LEAST`` that are nearest to it instead.
+    """
+    made = found.copy()
+    for index in np.flatnonzero(np.bincount(labels, minlength=len(found)) < LEAST):
+        distances = np.square(values - found[index]).sum(axis=1)
+        made[index] = values[np.argsort(distances, kind="stable")[:LEAST]].mean(axis=0)
+    return made
 
 
 def _mean(problem: Problem, group: np.ndarray, rng: np.random.Generator) -> torch.Tensor:
