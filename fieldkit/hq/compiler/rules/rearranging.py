@@ -36,6 +36,7 @@ def roll(call: Call, x: Value, shifts: Sequence[int], axes: Sequence[int] = ()) 
 
 
 def flip(call: Call, x: Value, axes: Sequence[int]) -> Made:
+    """x with its elements along each of ``axes`` in the opposite order."""
     graph = call.graph
 
     def flipped(value: Value) -> Value:

@@ -12,6 +12,7 @@ PADDINGS = ("zeros", "border", "reflection")
 def grid_sample(
     call: Call, x: Value, grid: Value, mode: int, padding: int, align_corners: bool
 ) -> tuple[Value, Pullback | None]:
+    """x [n, c, h, w] read at the places grid [n, h, w, 2], x before y from -1 to 1; of images only: no way back."""
     if x.trains or grid.trains:
         raise call.refuse("an input that depends on trained weights", "images", "sample before the first layer")
     if x.rank != 4:

@@ -80,6 +80,7 @@ def select(call: Call, x: Value, axis: int, index: int) -> Made:
 def slicing(
     call: Call, x: Value, axis: int = 0, start: int | None = None, stop: int | None = None, step: int = 1
 ) -> Made:
+    """Every ``step``-th element of an axis from ``start`` up to ``stop``; the gradient of the others is 0."""
     axis %= x.rank
     if isinstance(x.shape[axis], str):
         if call.shape == x.shape and step == 1:
@@ -135,6 +136,7 @@ def split(call: Call, x: Value, _sizes: object, axis: int = 0) -> Several:
 
 
 def unbind(call: Call, x: Value, axis: int = 0) -> Several:
+    """The elements of an axis, each a tensor without it."""
     graph = call.graph
     axis %= x.rank
     parts, back = _split(graph, x, axis, [1] * x.size(axis))
@@ -170,6 +172,7 @@ def _zeros(graph: Graph, shape: Sequence[int]) -> Value:
 
 
 def concatenate(call: Call, parts: Sequence[Value], axis: int = 0) -> Made:
+    """The parts one after the other along an axis."""
     # torch lets an empty tensor of one axis stand in any concatenation.
     filled = [each for each in parts if each.shape != (0,)]
     typed = [call.tensor(each) for each in filled]
@@ -202,6 +205,7 @@ def _joined(call: Call, parts: Sequence[Value], axis: int) -> tuple[Value, Calla
 
 
 def stack(call: Call, parts: Sequence[Value], axis: int = 0) -> Made:
+    """The parts, which are of one shape, as the elements of a new axis."""
     graph = call.graph
     axis %= len(call.shape)
     typed = [call.tensor(each) for each in parts]
