@@ -30,7 +30,7 @@ def read_bundle(path: str | Path) -> Bundle:
 
     Raises UsageError if there is no such file, BundleError for anything wrong in its bytes.
     """
-    return parse_bundle(_read(Path(path)), path)
+    return parse_bundle(read_bytes(path), path)
 
 
 def parse_bundle(data: bytes, where: object) -> Bundle:
@@ -50,8 +50,12 @@ def parse_bundle(data: bytes, where: object) -> Bundle:
     return Bundle(**vars(bundle) | {"digest": statement.payload_sha256, "serial": statement.serial})
 
 
-def _read(path: Path) -> bytes:
-    """The file's bytes, read once, and no more of them than a bundle may have."""
+def read_bytes(path: str | Path) -> bytes:
+    """The file's bytes, read once, and no more of them than a bundle may have, and one.
+
+    Raises UsageError if there is no such file or it cannot be read.
+    """
+    path = Path(path)
     try:
         with path.open("rb") as file:
             if not stat.S_ISREG(path.stat().st_mode):
