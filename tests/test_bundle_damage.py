@@ -22,7 +22,7 @@ from fieldkit.bundle.seal import MAGIC, STATEMENT_AT, USER_BLOCK, seal, user_blo
 from fieldkit.errors import BundleError, DamagedBundle, IncompatibleBundle
 
 WHOLE = write_bundle(bundle(weights=True))
-PARTS = unpack(WHOLE, "whole")
+PARTS = {path: each.array for path, each in unpack(WHOLE, "whole").items()}
 
 
 def sealed(build: Callable[[Any], None], name: str = "tiny", parts: Mapping[str, np.ndarray] = PARTS) -> bytes:

@@ -13,7 +13,7 @@ import pytest
 import tiny
 from test_bundle import same
 
-from fieldkit.bundle import layout, read_bundle, write_bundle
+from fieldkit.bundle import documents, layout, read_bundle, write_bundle
 from fieldkit.bundle.manifest import FORMAT_VERSION, RUNTIME
 from fieldkit.bundle.recipe import SCOPES
 from fieldkit.bundle.seal import MAGIC, MAX_NAME, SIGNATURES_AT, STATEMENT_AT, USER_BLOCK, Statement, open_seal, seal
@@ -61,6 +61,8 @@ def test_the_page_gives_the_limits() -> None:
         f"larger than {layout.MAX_FILE // layout.MIB} MiB",
         f"{layout.FREE_BYTES // layout.MIB} MiB + {layout.MAX_RATIO} x the file's size",
         f"more than {layout.MAX_LINKS} members",
+        f"  {layout.MAX_CHUNKS} chunks of a dataset",
+        f"more than {documents.MAX_VALUES:,} values",
         f"1 to {MAX_NAME} printable characters",
         ", ".join(f"`{scope}`" for scope in SCOPES[:-1]) + f" or `{SCOPES[-1]}`",
         " and ".join([", ".join(layout.FILTERS[:-1]), layout.FILTERS[-1]]),

@@ -13,15 +13,19 @@ A form is one of
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from fieldkit.errors import DamagedBundle
 
+MAX_VALUES = 1_000_000
+"""Values in all JSON of a bundle together, numbers and keys included."""
 _DIGITS = 20
+_LISTED = 20
 _NAMES: dict[Any, str] = {
     str: "a string",
     int: "a whole number",
@@ -76,6 +80,17 @@ def decode(data: bytes, path: str) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise DamagedBundle("not a JSON object", where=path, found=type(document).__name__)
     return document
+
+
+def values_at_most(data: bytes) -> int:
+    """An upper bound of how many values and keys the JSON in ``data`` has, in the time of reading it."""
+    return 1 + sum(data.count(sign) for sign in (b",", b":", b"[", b"{"))
+
+
+def listed(faults: Iterable[str]) -> str:
+    """Faults in one line, the first twenty of them; a hostile document may have a million."""
+    found = list(itertools.islice(faults, _LISTED + 1))
+    return "; ".join(found[:_LISTED]) + ("; and more" if len(found) > _LISTED else "")
 
 
 def faults(value: Any, form: Any, place: str) -> Iterator[str]:

@@ -1,16 +1,19 @@
 """The one door to h5py: arrays by path to the bytes of an HDF5 file in memory, and back.
 
 Reading walks link by link with the low-level interface and opens nothing that ``layout`` does not name.  All of a
-file's violations are collected before any data is read.
+file's violations are collected before any data is read; filters are undone by ``chunks``, never by libhdf5.
 """
 
 from __future__ import annotations
 
 import io
+import itertools
+import math
 import os
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 # Read by libhdf5 when it is loaded: no filter or driver plugin is ever searched for.
@@ -20,7 +23,7 @@ import h5py
 import numpy as np
 from h5py import h5a, h5d, h5f, h5fd, h5g, h5l, h5o, h5p, h5s, h5t, h5z
 
-from fieldkit.bundle import layout
+from fieldkit.bundle import chunks, documents, layout
 from fieldkit.errors import DamagedBundle
 
 # What h5py raises for a file that libhdf5 cannot make sense of.
@@ -87,8 +90,16 @@ def _created(buffer: io.BytesIO, user_block: int) -> Iterator[Any]:
         file.close()
 
 
-def unpack(data: bytes, where: object) -> dict[str, np.ndarray]:
-    """All arrays of the HDF5 file in ``data`` (user block included), by path.
+@dataclass(frozen=True)
+class Stored:
+    """One dataset of a file: its values, and the bytes that they take there, compressed."""
+
+    array: np.ndarray
+    size: int
+
+
+def unpack(data: bytes, where: object) -> dict[str, Stored]:
+    """Everything that the HDF5 file in ``data`` (user block included) holds, by path.
 
     Raises DamagedBundle that lists everything which ``layout`` does not allow.
     """
@@ -96,7 +107,9 @@ def unpack(data: bytes, where: object) -> dict[str, np.ndarray]:
         with _opened(data) as file:
             found = dict(_Walk(file, where).datasets())
             _check_declared(found, len(data), where)
-            return {path: _load(dataset) for path, dataset in found.items()}
+            sizes = {path: dataset.get_storage_size() for path, dataset in found.items()}
+            _check_stored(found, sizes, len(data), where)
+            return {path: Stored(_load(dataset), sizes[path]) for path, dataset in found.items()}
     except UNREADABLE as error:
         # A KeyError's own text is its message in quotes.
         reason = error.args[0] if error.args else type(error).__name__
@@ -117,7 +130,7 @@ class _Walk:
         for path, dataset in found:
             self.faults += _dataset_faults(path, dataset)
         if self.faults:
-            raise DamagedBundle("not the layout of a bundle: " + "; ".join(self.faults), where=self.where)
+            raise DamagedBundle("not the layout of a bundle: " + documents.listed(self.faults), where=self.where)
         yield from found
 
     def _group(self, group: Any, path: str) -> Iterator[tuple[str, Any]]:
@@ -170,12 +183,52 @@ def _dataset_faults(path: str, dataset: Any) -> list[str]:
 
 
 def _check_declared(datasets: Mapping[str, Any], file_size: int, where: object) -> None:
-    declared = sum(
-        dataset.get_space().get_simple_extent_npoints() * dataset.get_type().get_size() for dataset in datasets.values()
-    )
+    declared = sum(_declared(dataset) for dataset in datasets.values())
     limit = layout.declared_limit(file_size)
     if declared > limit:
         raise DamagedBundle("the datasets declare too many bytes", where=where, found=declared, expected=f"<= {limit}")
+
+
+def _declared(dataset: Any) -> int:
+    """The bytes of a dataset's values."""
+    return int(dataset.get_space().get_simple_extent_npoints() * dataset.get_type().get_size())
+
+
+def _check_stored(datasets: Mapping[str, Any], sizes: Mapping[str, int], file_size: int, where: object) -> None:
+    """What a file declares must be in it, once; libhdf5 would make up what is missing, and read twice what overlaps."""
+    faults = (f"{path}: {fault}" for path, dataset in datasets.items() for fault in _storage_faults(dataset))
+    found = documents.listed(faults)
+    if not found and sum(sizes.values()) > file_size:
+        found = f"the datasets take {sum(sizes.values())} bytes of a file of {file_size}"
+    if found:
+        raise DamagedBundle("not the storage of a bundle: " + found, where=where)
+
+
+def _storage_faults(dataset: Any) -> Iterator[str]:
+    declared, stored = _declared(dataset), dataset.get_storage_size()
+    plan = dataset.get_create_plist()
+    if plan.get_layout() != h5d.CHUNKED:
+        if stored != declared:
+            yield f"{stored} bytes are stored of {declared}"
+        return
+    chunk, shape = plan.get_chunk(), dataset.shape
+    size = math.prod(chunk) * dataset.dtype.itemsize
+    places = math.prod(-(-length // side) for length, side in zip(shape, chunk, strict=True))
+    if places > layout.MAX_CHUNKS or dataset.get_num_chunks() != places:
+        yield f"{dataset.get_num_chunks()} chunks are stored of {places}; expected all, at most {layout.MAX_CHUNKS}"
+        return
+    for place in _places(shape, chunk):
+        found = dataset.get_chunk_info_by_coord(place)
+        if found.filter_mask:
+            yield f"chunk {place}: a filter was left out"
+        # Else a few bytes would declare a large chunk, for which room is made before they are inflated.
+        if not size <= found.size * chunks.MAX_DEFLATE_RATIO or found.size > 2 * size + 1024:
+            yield f"chunk {place}: {found.size} bytes are stored of {size}"
+
+
+def _places(shape: tuple[int, ...], chunk: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
+    """The first element's place of every chunk of an array."""
+    return itertools.product(*(range(0, length, side) for length, side in zip(shape, chunk, strict=True)))
 
 
 @contextmanager
@@ -192,8 +245,19 @@ def _opened(data: bytes) -> Iterator[Any]:
 
 
 def _load(dataset: Any) -> np.ndarray:
-    array = np.empty(dataset.shape, dataset.dtype)
-    dataset.read(h5s.ALL, h5s.ALL, array)
+    array, plan = np.empty(dataset.shape, dataset.dtype), dataset.get_create_plist()
+    if plan.get_layout() != h5d.CHUNKED:
+        dataset.read(h5s.ALL, h5s.ALL, array)
+        return array
+    filters = [_FILTERS[plan.get_filter(index)[0]] for index in range(plan.get_nfilters())]
+    chunk, little = plan.get_chunk(), array.dtype.newbyteorder("<")
+    size = math.prod(chunk) * array.itemsize
+    for place in _places(array.shape, chunk):
+        values = chunks.restore(dataset.read_direct_chunk(place)[1], filters, size, array.itemsize)
+        target = array[tuple(slice(start, start + side) for start, side in zip(place, chunk, strict=True))]
+        # What a chunk at the edge holds beyond the array is nobody's.
+        inside = tuple(map(slice, target.shape))
+        target[...] = np.frombuffer(values, little).reshape(chunk)[inside]
     return array
 
 
@@ -216,18 +280,12 @@ def _store(file: Any, path: str, array: np.ndarray, deflate: Deflate) -> None:
         return
     for start in range(0, len(array), rows):
         chunk = _whole_chunk(array[start : start + rows], rows)
-        dataset.write_direct_chunk((start, *(0,) * (array.ndim - 1)), deflate(_shuffled(chunk)))
+        dataset.write_direct_chunk((start, *(0,) * (array.ndim - 1)), deflate(chunks.shuffled(chunk)))
 
 
 def _whole_chunk(part: np.ndarray, rows: int) -> np.ndarray:
     """The last chunk is stored at full size, whatever the array's length."""
     return np.concatenate([part, np.zeros((rows - len(part), *part.shape[1:]), part.dtype)])
-
-
-def _shuffled(chunk: np.ndarray) -> bytes:
-    """HDF5's shuffle filter: first bytes of all values, then second bytes, and so on."""
-    little = chunk.astype(chunk.dtype.newbyteorder("<"), copy=False)
-    return little.view(np.uint8).reshape(-1, chunk.itemsize).T.tobytes()
 
 
 def _group_plan() -> Any:

@@ -9,16 +9,17 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from fieldkit.bundle.files import MAX_FILE as MAX_FILE
 from fieldkit.bundle.radiometry import PIXEL_DTYPES
 from fieldkit.bundle.recipe import is_scope
 
 MIB = 2**20
-MAX_FILE = 512 * MIB
-"""Bytes of a whole bundle."""
 MAX_LINKS = 256
 """Members of one group."""
+MAX_CHUNKS = 4096
+"""Chunks of one dataset."""
 FREE_BYTES = 64 * MIB
-MAX_RATIO = 100
+MAX_RATIO = 32
 """Declared bytes, summed over all datasets, are at most FREE_BYTES + MAX_RATIO x the file's bytes."""
 FILTERS = ("gzip", "shuffle", "fletcher32")
 RECIPE_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}", re.ASCII)

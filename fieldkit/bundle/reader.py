@@ -6,8 +6,8 @@ only then HDF5, from those same bytes.
 
 from __future__ import annotations
 
-import stat
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,13 @@ import numpy as np
 
 from fieldkit.bundle import consistency, documents, hdf5, layout, manifest, recipe
 from fieldkit.bundle.contents import Bundle
+from fieldkit.bundle.files import read_once
 from fieldkit.bundle.manifest import Manifest
 from fieldkit.bundle.pixels import Pixels
 from fieldkit.bundle.recipe import Recipe, Tensor
 from fieldkit.bundle.samples import Samples
 from fieldkit.bundle.seal import open_seal
-from fieldkit.errors import DamagedBundle, UsageError
+from fieldkit.errors import DamagedBundle
 
 Parts = Mapping[str, np.ndarray]
 
@@ -30,7 +31,7 @@ def read_bundle(path: str | Path) -> Bundle:
 
     Raises UsageError if there is no such file, BundleError for anything wrong in its bytes.
     """
-    return parse_bundle(read_bytes(path), path)
+    return parse_bundle(read_once(Path(path)), path)
 
 
 def parse_bundle(data: bytes, where: object) -> Bundle:
@@ -38,42 +39,44 @@ def parse_bundle(data: bytes, where: object) -> Bundle:
 
     Raises DamagedBundle or IncompatibleBundle (both BundleError), never anything else, whatever the bytes are.
     """
+    return parse_file(data, where).bundle
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """A bundle, and the file that it was.
+
+    arrays: every dataset by path.  sizes: the bytes that each takes in the file, compressed.
+    """
+
+    bundle: Bundle
+    arrays: Parts
+    sizes: Mapping[str, int]
+
+
+def parse_file(data: bytes, where: object) -> Parsed:
+    """As ``parse_bundle``, with what is known of the file beside."""
     if len(data) > layout.MAX_FILE:
         raise DamagedBundle("too large for a bundle", where=where, expected=f"at most {layout.MAX_FILE} bytes")
     statement = open_seal(data, where)
-    bundle = _assemble(hdf5.unpack(data, where), where)
+    stored = hdf5.unpack(data, where)
+    arrays = {path: each.array for path, each in stored.items()}
+    bundle = _assemble(arrays, where)
     faults = consistency.faults(bundle)
     if statement.name != bundle.manifest.name:
         faults.append(f"name: the statement says {statement.name!r}, the manifest {bundle.manifest.name!r}")
     if faults:
-        raise DamagedBundle("the parts do not fit together: " + "; ".join(faults), where=where)
-    return Bundle(**vars(bundle) | {"digest": statement.payload_sha256, "serial": statement.serial})
-
-
-def read_bytes(path: str | Path) -> bytes:
-    """The file's bytes, read once, and no more of them than a bundle may have, and one.
-
-    Raises UsageError if there is no such file or it cannot be read.
-    """
-    path = Path(path)
-    try:
-        with path.open("rb") as file:
-            if not stat.S_ISREG(path.stat().st_mode):
-                raise UsageError("not a file", where=path, found="a device or pipe", expected="a bundle")
-            return file.read(layout.MAX_FILE + 1)
-    except FileNotFoundError as error:
-        raise UsageError("no such bundle", where=path, remedy="check the path") from error
-    except IsADirectoryError as error:
-        raise UsageError("not a bundle", where=path, found="a folder", remedy="name the .h5 file") from error
-    except OSError as error:
-        raise UsageError(f"cannot be read: {error.strerror}", where=path, remedy="check the permissions") from error
+        raise DamagedBundle("the parts do not fit together: " + documents.listed(faults), where=where)
+    bundle = replace(bundle, digest=statement.payload_sha256, serial=statement.serial)
+    return Parsed(bundle, arrays, {path: each.size for path, each in stored.items()})
 
 
 def _assemble(parts: Parts, where: object) -> Bundle:
     names = sorted({path.split("/")[2] for path in parts if path.startswith("/recipes/")})
     missing = list(_missing(parts, names))
     if missing:
-        raise DamagedBundle("incomplete: missing " + ", ".join(missing), where=where)
+        raise DamagedBundle("incomplete: missing " + documents.listed(missing), where=where)
+    _check_documents(parts, where)
     described = Manifest.from_json(_document(parts, "/manifest", manifest.FORM, where))
     # The manifest's order is the author's: its first recipe is the default one.
     ordered = sorted(names, key=[*described.recipes, *names].index)
@@ -102,12 +105,20 @@ def _missing(parts: Parts, names: list[str]) -> Iterator[str]:
     yield from sorted(probe - set(parts)) if probe & set(parts) else ()
 
 
+def _check_documents(parts: Parts, where: object) -> None:
+    """Objects take many times the memory of their JSON, so values are counted before any is decoded."""
+    texts = [array.tobytes() for path, array in parts.items() if path.endswith(("/manifest", "/card", "/recipe"))]
+    count = sum(map(documents.values_at_most, texts))
+    if count > documents.MAX_VALUES:
+        raise DamagedBundle("too many values in JSON", where=where, found=count, expected=documents.MAX_VALUES)
+
+
 def _document(parts: Parts, path: str, form: Any, where: object) -> dict[str, Any]:
     """The JSON object of one dataset, checked against its form."""
     document = documents.decode(parts[path].tobytes(), f"{where}: {path}")
-    faults = list(documents.faults(document, form, path))
+    faults = documents.listed(documents.faults(document, form, path))
     if faults:
-        raise DamagedBundle("; ".join(faults), where=where)
+        raise DamagedBundle(faults, where=where)
     return document
 
 
