@@ -12,7 +12,7 @@ MAX_FILE = 512 * 2**20
 """Bytes of a whole bundle."""
 
 
-def read_once(path: Path, limit: int = MAX_FILE, what: str = "bundle") -> bytes:
+def read_bytes(path: str | Path, limit: int = MAX_FILE, what: str = "bundle") -> bytes:
     """The first ``limit`` + 1 bytes of the file, so that one byte too many shows that it is too large.
 
     what: the kind of file that messages name.  Raises UsageError if there is no such file or it cannot be read.

@@ -15,7 +15,7 @@ import numpy as np
 
 from fieldkit.bundle import consistency, documents, hdf5, layout, manifest, recipe
 from fieldkit.bundle.contents import Bundle
-from fieldkit.bundle.files import read_once
+from fieldkit.bundle.files import read_bytes as read_bytes
 from fieldkit.bundle.manifest import Manifest
 from fieldkit.bundle.pixels import Pixels
 from fieldkit.bundle.recipe import Recipe, Tensor
@@ -31,7 +31,7 @@ def read_bundle(path: str | Path) -> Bundle:
 
     Raises UsageError if there is no such file, BundleError for anything wrong in its bytes.
     """
-    return parse_bundle(read_once(Path(path)), path)
+    return parse_bundle(read_bytes(path), path)
 
 
 def parse_bundle(data: bytes, where: object) -> Bundle:
