@@ -113,6 +113,13 @@ def _waiting() -> dict[str, str]:
     return {"allow_spinning": "1", "spin_duration_us": "10"}
 
 
+def check_scope(recipe: Recipe, scope: str) -> None:
+    """Raise UsageError, which lists the scopes there are, unless ``recipe`` has a train program of ``scope``."""
+    if f"train/{scope}" not in recipe.programs:
+        known = [name.partition("/")[2] for name in recipe.programs if name.startswith("train/")]
+        raise UsageError("no train program of this scope", where=recipe.name, found=scope, expected=", ".join(known))
+
+
 def run_session(session: onnxruntime.InferenceSession, feeds: Mapping[str, np.ndarray], where: str) -> list[np.ndarray]:
     """Every output of ``session`` for these inputs."""
     with _failures_named(where):
@@ -130,12 +137,8 @@ class Stepper:
     """
 
     def __init__(self, recipe: Recipe, scope: str, threads: int | None = None) -> None:
-        program = recipe.programs.get(f"train/{scope}")
-        if program is None:
-            known = [name.partition("/")[2] for name in recipe.programs if name.startswith("train/")]
-            raise UsageError(
-                "no train program of this scope", where=recipe.name, found=scope, expected=", ".join(known)
-            )
+        check_scope(recipe, scope)
+        program = recipe.programs[f"train/{scope}"]
         self.where = f"recipe {recipe.name}, program train/{scope}"
         self.session = open_session(program, self.where, threads)
         self._check_interface(recipe, scope)

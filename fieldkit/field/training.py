@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TypeAlias
 
 import numpy as np
 
@@ -22,12 +23,14 @@ from fieldkit.bundle.samples import Samples
 from fieldkit.bundle.weights import draw, initial_weights, uniforms
 from fieldkit.errors import Diverged, IncompatibleBundle, UsageError
 from fieldkit.field import augmentation
-from fieldkit.field.session import Stepper
+from fieldkit.field.session import Stepper, available_threads, check_scope
 
 ORDERS = 2 << 32
 MAX_SEED = (1 << 63) - 1
 
 Progress = Callable[[int, int, float], None]
+Feeding: TypeAlias = "Callable[[Mapping[str, np.ndarray], Samples, int, str], Feed]"
+"""Makes a ``Feed`` of a program's input arrays, the samples, the seed, and a name for messages."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +118,20 @@ def stretched(schedule: Schedule, steps: int) -> Schedule:
     return schedule if steps == schedule.steps else schedule.with_steps(steps)
 
 
+def begin(recipe: Recipe, scope: str, seed: int, initial: Initial | None = None) -> TrainingState:
+    """The state before the first step of a training; ``initial`` None takes the recipe's.
+
+    Raises UsageError for a seed out of range, or a scope that the recipe has no train program of.
+    """
+    if not 0 <= seed <= MAX_SEED:
+        raise UsageError("a seed out of range", where="seed", found=seed, expected=f"0 to {MAX_SEED}")
+    check_scope(recipe, scope)
+    weights = initial_weights(recipe.parameters, initial or recipe.initial, seed)
+    tensors = {f"param.{name}": values for name, values in weights.items()}
+    tensors |= {f"state.{each.name}": draw(each, seed, 0) for each in recipe.state[scope]}
+    return TrainingState(tensors)
+
+
 def minibatch(seed: int, step: int, count: int, batch: int) -> np.ndarray:
     """Positions of the samples of step ``step``: int64 [batch].
 
@@ -143,7 +160,8 @@ class Trainer:
     def __init__(self, recipe: Recipe, *, scope: str = "full", threads: int | None = None) -> None:
         self.recipe = recipe
         self.scope = scope
-        self._stepper = Stepper(recipe, scope, threads)
+        self.threads = available_threads() if threads is None else threads
+        self._stepper = Stepper(recipe, scope, self.threads)
         self.batch = len(self._stepper.feeds["images"])
         self._losses: list[float] = []
 
@@ -170,21 +188,17 @@ class Trainer:
 
     def begin(self, seed: int, initial: Initial | None = None) -> TrainingState:
         """The state before the first step."""
-        if not 0 <= seed <= MAX_SEED:
-            raise UsageError("a seed out of range", where="seed", found=seed, expected=f"0 to {MAX_SEED}")
-        weights = initial_weights(self.recipe.parameters, initial or self.recipe.initial, seed)
-        tensors = {f"param.{name}": values for name, values in weights.items()}
-        tensors |= {f"state.{each.name}": draw(each, seed, 0) for each in self.recipe.state[self.scope]}
-        return TrainingState(tensors)
+        return begin(self.recipe, self.scope, seed, initial)
 
     def run(
-        self, samples: Samples, state: TrainingState, *, seed: int, schedule: Schedule
+        self, samples: Samples, state: TrainingState, *, seed: int, schedule: Schedule, feeding: Feeding | None = None
     ) -> Iterator[tuple[int, float]]:
         """Train from ``state`` to the end of ``schedule``; yields each step's index and loss once it is made.
 
+        feeding: makes what fills the program's inputs; None takes ``Feed``.
         Raises Diverged as soon as a loss is not finite.
         """
-        feed = Feed(self._stepper.feeds, samples, seed, self.recipe.name)
+        feed = (feeding or Feed)(self._stepper.feeds, samples, seed, self.recipe.name)
         self._stepper.load(state.tensors)
         steps = range(state.step, schedule.steps)
         for step in feed.ahead(steps):
