@@ -14,9 +14,9 @@ import tiny
 from test_bundle import same
 
 from fieldkit.bundle import documents, layout, read_bundle, write_bundle
-from fieldkit.bundle.manifest import FORMAT_VERSION, RUNTIME
 from fieldkit.bundle.recipe import SCOPES
 from fieldkit.bundle.seal import MAGIC, MAX_NAME, SIGNATURES_AT, STATEMENT_AT, USER_BLOCK, Statement, open_seal, seal
+from fieldkit.bundle.versions import FORMAT_VERSION, RUNTIME
 from fieldkit.errors import UsageError
 
 ROOT = Path(__file__).parents[1]

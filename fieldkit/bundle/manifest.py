@@ -11,12 +11,6 @@ from fieldkit.bundle.documents import Each
 from fieldkit.bundle.radiometry import FORM as RADIOMETRY_FORM
 from fieldkit.bundle.radiometry import Radiometry
 
-FORMAT = "fieldkit-bundle"
-FORMAT_VERSION = 1
-# The oldest fieldkit that can use what this one writes, and this one.
-MIN_RUNTIME = "0.1"
-RUNTIME = "0.1.0"
-
 TASKS = ("classification",)
 EXPECTATION_FORM = {"mean": float, "std": float, "low": float, "high": float, "seeds": int, "samples": int}
 FORM = {

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fieldkit.bundle import documents
-from fieldkit.bundle.manifest import FORMAT, FORMAT_VERSION, MIN_RUNTIME, RUNTIME
+from fieldkit.bundle.versions import FORMAT, FORMAT_VERSION, MIN_RUNTIME, RUNTIME
 from fieldkit.errors import DamagedBundle, IncompatibleBundle, UsageError
 
 MAGIC = b"fieldkit-bundle\n"

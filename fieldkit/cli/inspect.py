@@ -21,16 +21,9 @@ LISTED_CLASSES = 12
 @options.as_json
 def inspect(bundle: Path, sheet: Path | None, as_json: bool) -> None:
     """Show what BUNDLE holds: its data, its recipes, what HQ measured, and the size of each part."""
-    from fieldkit.bundle.reader import read_bundle
-    from fieldkit.field.inspection import describe, stored_sizes
+    from fieldkit.field.inspecting import inspect_bundle
 
-    opened = read_bundle(bundle)
-    parts = stored_sizes(bundle, opened)
-    document = {"file": str(bundle), "bytes": bundle.stat().st_size, **describe(opened), "parts": parts}
-    if sheet is not None:
-        from fieldkit.field.sheet import save_sheet
-
-        save_sheet(sheet, opened)
+    document = inspect_bundle(bundle, sheet=sheet)
     if as_json:
         faces.print_json("inspect", document)
     else:
@@ -55,6 +48,7 @@ def _identity(document: Mapping[str, Any]) -> str:
     probe = document["probe"]
     rows = [
         ("digest", document["digest"]),
+        ("logical digest", document["logical_digest"]),
         ("task", document["task"]),
         ("classes", f"{len(classes)}: {listed}"),
         ("images", f"{height} x {width}, {radiometry['dtype']}, bands {', '.join(radiometry['bands'])}"),

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import io
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from fieldkit.bundle.contents import Bundle
-from fieldkit.bundle.hdf5 import h5py
+from fieldkit.bundle.logical import logical_digest
+from fieldkit.bundle.reader import parse_file
 from fieldkit.bundle.recipe import Recipe
-from fieldkit.bundle.seal import open_seal
-from fieldkit.errors import DamagedBundle
+from fieldkit.field import sheet
 
 
 def describe(bundle: Bundle) -> dict[str, Any]:
@@ -42,23 +41,26 @@ def describe(bundle: Bundle) -> dict[str, Any]:
     }
 
 
-def stored_sizes(path: Path, bundle: Bundle) -> dict[str, int]:
-    """Bytes that each dataset of the file takes, compressed, by its HDF5 path.
+def prepare(request: Mapping[str, Any]) -> None:
+    """Load what ``perform`` needs, as long as files can be opened."""
+    if request["sheet"] is not None:
+        sheet.load()
 
-    Raises DamagedBundle if the file is no longer the one that ``bundle`` was read from.
+
+def perform(request: Mapping[str, Any], data: bytes) -> tuple[dict[str, Any], bytes]:
+    """All that ``inspect`` says of a bundle's bytes, and its contact sheet as an image file if one was asked for.
+
+    request: {"where": what messages call the file, "sheet": the image format or null}.
     """
-    data = path.read_bytes()
-    if open_seal(data, path).payload_sha256 != bundle.digest:
-        raise DamagedBundle("the file changed while it was read", where=path, remedy="run the command again")
-    sizes: dict[str, int] = {}
-
-    def measure(name: str, found: object) -> None:
-        if isinstance(found, h5py.Dataset):
-            sizes[f"/{name}"] = found.id.get_storage_size()
-
-    with h5py.File(io.BytesIO(data), "r") as file:
-        file.visititems(measure)
-    return sizes
+    parsed = parse_file(data, request["where"])
+    document = {
+        "file": request["where"],
+        "bytes": len(data),
+        **describe(parsed.bundle),
+        "logical_digest": logical_digest(parsed.arrays),
+        "parts": dict(sorted(parsed.sizes.items())),
+    }
+    return document, sheet.encoded(parsed.bundle, request["sheet"]) if request["sheet"] else b""
 
 
 def _describe_recipe(bundle: Bundle, recipe: Recipe) -> dict[str, Any]:

@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from fieldkit.bundle.atomic import write_atomically
 from fieldkit.bundle.contents import Bundle
 from fieldkit.errors import UsageError
 
@@ -28,23 +26,27 @@ MIN_WIDTH = 560
 PAPER, INK, FAINT = (255, 255, 255), (24, 28, 34), (104, 112, 122)
 STRETCH = (0.5, 99.5)
 HARD = 0.995
+MAX_PIXELS = 100_000_000
 
-_KINDS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 _Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
-def save_sheet(path: Path, bundle: Bundle) -> None:
-    """Write the sheet as an image file, whole or not at all.  Raises UsageError for a name that is not an image's."""
-    kind = _KINDS.get(path.suffix.lower())
-    if kind is None:
-        raise UsageError("no image format of this name", where=path, expected=" or ".join(_KINDS))
+def load() -> None:
+    """Load what drawing opens files for: image formats, the font, parts of numpy that are imported when first used."""
+    Image.preinit()
+    _font(TEXT_SIZE)
+    as_rgb(np.zeros((1, 1, 2, 2), np.float32))
+
+
+def encoded(bundle: Bundle, kind: str) -> bytes:
+    """The sheet as an image file of this format, such as "PNG"."""
     content = io.BytesIO()
     contact_sheet(bundle).save(content, kind)
-    write_atomically(path, content.getvalue())
+    return content.getvalue()
 
 
 def contact_sheet(bundle: Bundle) -> Image.Image:
-    """The sheet as an RGB image."""
+    """The sheet as an RGB image.  Raises UsageError for more images than a sheet has room for."""
     labels = bundle.labels.astype(np.float32)
     order = np.lexsort((-labels.max(1), labels.argmax(1)))
     tiles = as_rgb(bundle.images.decode())
@@ -52,7 +54,11 @@ def contact_sheet(bundle: Bundle) -> Image.Image:
     side = _side(max(tiles.shape[1:3]))
     step_x, step_y = side + GAP, side + CAPTION_SIZE + 8 + GAP
     width = max(2 * MARGIN + columns * step_x - GAP, MIN_WIDTH)
-    page = Image.new("RGB", (width, HEADER + MARGIN + -(-len(order) // columns) * step_y + MARGIN - GAP), PAPER)
+    height = HEADER + MARGIN + -(-len(order) // columns) * step_y + MARGIN - GAP
+    if width * height > MAX_PIXELS:
+        most = MAX_PIXELS // width // step_y * columns
+        raise UsageError("too many images for a contact sheet", found=len(order), expected=f"at most {most}")
+    page = Image.new("RGB", (width, height), PAPER)
     pen = ImageDraw.Draw(page)
     _draw_header(pen, bundle, width)
     for place, index in enumerate(order):
