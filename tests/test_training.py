@@ -162,7 +162,7 @@ def test_weights_that_overflow_in_the_last_step_are_not_returned() -> None:
         Samples(np.zeros((3, 1, 5, 5), np.float32), np.zeros(3, np.int64)),
         Samples(np.zeros((3, 1, 4, 4), np.float32), np.full(3, 3)),
         Samples(np.zeros((3, 1, 4, 4), np.float32), np.full(3, -1)),
-        Samples(np.zeros((3, 1, 4, 4), np.float32), np.zeros((3, 2), np.float32)),
+        Samples(np.zeros((3, 1, 4, 4), np.float32), np.zeros((3, 4), np.float32)),
         Samples(np.zeros((0, 1, 4, 4), np.float32), np.zeros(0, np.int64)),
     ],
     ids=["size", "label", "negative", "classes", "none"],

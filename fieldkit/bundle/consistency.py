@@ -34,6 +34,8 @@ def _manifest_faults(bundle: Bundle) -> Iterator[str]:
         yield "manifest classes: expected different names, at least one"
     if not all(map(class_name_fits, manifest.classes)):
         yield "manifest classes: a name is empty or holds control characters"
+    if manifest.spare_classes < 0:
+        yield f"manifest spare_classes: found {manifest.spare_classes}; expected a number from 0"
     if min(manifest.input_shape) < 1:
         yield f"manifest input_shape: found {manifest.input_shape}; expected positive numbers"
     lengths = {len(radiometry.bands), len(radiometry.mean), len(radiometry.std)}

@@ -17,6 +17,7 @@ FORM = {
     "name": str,
     "task": str,
     "classes": [str],
+    "spare_classes?": int,
     "input_shape": (int, int, int),
     "radiometry": RADIOMETRY_FORM,
     "method": dict,
@@ -61,6 +62,8 @@ class Manifest:
     """A bundle's description, stored as JSON.
 
     input_shape: (channels, height, width) of one image.
+    spare_classes: outputs of every recipe beside those of ``classes``, which come first; a device gives them, in order,
+    to classes of its own.
     method: how the set was distilled: {"name": ..., "ipc": ..., settings}.
     provenance: data source, licence, library versions.
     expectations: {recipe: {"held-out" | "probe": Expectation}}.
@@ -76,12 +79,14 @@ class Manifest:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     licence: str = ""
     expectations: Mapping[str, Mapping[str, Expectation]] = field(default_factory=dict)
+    spare_classes: int = 0
 
     def to_json(self) -> dict[str, Any]:
         return {
             "name": self.name,
             "task": self.task,
             "classes": list(self.classes),
+            **({"spare_classes": self.spare_classes} if self.spare_classes else {}),
             "input_shape": list(self.input_shape),
             "radiometry": self.radiometry.to_json(),
             "method": dict(self.method),
@@ -101,6 +106,7 @@ class Manifest:
             name=str(document["name"]),
             task=str(document["task"]),
             classes=tuple(str(each) for each in document["classes"]),
+            spare_classes=int(document.get("spare_classes", 0)),
             input_shape=(channels, height, width),
             radiometry=Radiometry.from_json(document["radiometry"]),
             method=dict(document["method"]),

@@ -110,6 +110,14 @@ GO_ON = "the same command with --resume goes on"
     show_default=True,
     help="What a train program trains: full, head, norm-bias or last-K blocks; repeatable.",
 )
+@click.option(
+    "--spare-classes",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Outputs of the recipes beside those of the data's classes: a device can add so many classes of its own.",
+)
 @click.option("--minutes", type=click.FloatRange(min=0, min_open=True), help="Time to distil.")
 @click.option("--iterations", type=click.IntRange(min=1), help="Iterations to distil: the same bytes each time.")
 @click.option(

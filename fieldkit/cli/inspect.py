@@ -45,12 +45,13 @@ def _identity(document: Mapping[str, Any]) -> str:
     _, height, width = document["input_shape"]
     radiometry, distilled, classes = document["radiometry"], document["distilled"], document["classes"]
     listed = ", ".join(classes[:LISTED_CLASSES]) + (" ..." if len(classes) > LISTED_CLASSES else "")
+    spare = f"; room for {document['spare_classes']} more" if document["spare_classes"] else ""
     probe = document["probe"]
     rows = [
         ("digest", document["digest"]),
         ("logical digest", document["logical_digest"]),
         ("task", document["task"]),
-        ("classes", f"{len(classes)}: {listed}"),
+        ("classes", f"{len(classes)}: {listed}{spare}"),
         ("images", f"{height} x {width}, {radiometry['dtype']}, bands {', '.join(radiometry['bands'])}"),
         ("distilled", f"{distilled['images']} images, strongest label {distilled['strongest_label']:.2f} on average"),
         ("method", _pairs(document["method"])),

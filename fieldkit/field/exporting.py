@@ -23,6 +23,8 @@ from fieldkit.field.protobuf import encode_bytes, encode_number
 from fieldkit.field.training import Trained
 
 CLASSES, BUNDLE, RADIOMETRY = "fieldkit.classes", "fieldkit.bundle", "fieldkit.radiometry"
+CLASS_COUNT = "class_count"
+"""The initializer, int64 [1], that says how many of the outputs are classes in use, where a bundle has spare ones."""
 RECIPE, SEED, STEPS, VERSION = "fieldkit.recipe", "fieldkit.seed", "fieldkit.steps", "fieldkit.version"
 
 
@@ -35,7 +37,8 @@ def export(trained: Trained, bundle: Bundle) -> bytes:
             where=f"recipe {trained.recipe.name}",
             remedy="build the bundle again with fieldkit build",
         )
-    return complete_model(predict, trained.weights, describe(trained, bundle.manifest, bundle.digest))
+    used = len(bundle.manifest.classes) if bundle.manifest.spare_classes else None
+    return complete_model(predict, trained.weights, describe(trained, bundle.manifest, bundle.digest), used)
 
 
 def save_model(path: str | Path, trained: Trained, bundle: Bundle) -> None:
@@ -59,11 +62,21 @@ def describe(trained: Trained, manifest: Manifest, digest: str) -> dict[str, str
     }
 
 
-def complete_model(program: bytes, weights: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> bytes:
-    """``program`` with ``weights`` (float32, by parameter name without prefix) inside and ``metadata`` added."""
+def complete_model(
+    program: bytes,
+    weights: Mapping[str, np.ndarray],
+    metadata: Mapping[str, str],
+    class_count: int | None = None,
+) -> bytes:
+    """``program`` with ``weights`` (float32, by parameter name without prefix) inside and ``metadata`` added.
+
+    class_count: how many classes are in use, for a program with spare ones; None for any other.
+    """
+    held = {f"param.{name}": values.astype("<f4") for name, values in weights.items()}
+    if class_count is not None:
+        held[CLASS_COUNT] = np.array([class_count], "<i8")
     tensors = b"".join(
-        encode_bytes(onnx_format.GRAPH_INITIALIZER, _tensor(f"param.{name}", values))
-        for name, values in weights.items()
+        encode_bytes(onnx_format.GRAPH_INITIALIZER, _tensor(name, values)) for name, values in held.items()
     )
     entries = b"".join(
         encode_bytes(
@@ -77,12 +90,12 @@ def complete_model(program: bytes, weights: Mapping[str, np.ndarray], metadata: 
 
 
 def _tensor(name: str, values: np.ndarray) -> bytes:
-    """A TensorProto of float32 in ONNX's byte order, which is little-endian."""
+    """A TensorProto of float32 or int64 in ONNX's byte order, which is little-endian."""
     return b"".join(
         (
             *(encode_number(onnx_format.TENSOR_DIMS, length) for length in values.shape),
-            encode_number(onnx_format.TENSOR_TYPE, onnx_format.FLOAT),
+            encode_number(onnx_format.TENSOR_TYPE, onnx_format.ELEMENT_TYPES[values.dtype.name]),
             encode_bytes(onnx_format.TENSOR_NAME, name.encode()),
-            encode_bytes(onnx_format.TENSOR_RAW, values.astype("<f4").tobytes()),
+            encode_bytes(onnx_format.TENSOR_RAW, values.tobytes()),
         )
     )

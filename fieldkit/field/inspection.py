@@ -25,6 +25,7 @@ def describe(bundle: Bundle) -> dict[str, Any]:
         "digest": bundle.digest,
         "task": manifest.task,
         "classes": list(manifest.classes),
+        "spare_classes": manifest.spare_classes,
         "input_shape": list(manifest.input_shape),
         "radiometry": manifest.radiometry.to_json(),
         "method": dict(manifest.method),

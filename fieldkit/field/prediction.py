@@ -12,6 +12,7 @@ import numpy as np
 from fieldkit.bundle.radiometry import Radiometry
 from fieldkit.errors import DataError, ProgramError, UsageError
 from fieldkit.field import exporting
+from fieldkit.field.initializers import read_initializers
 from fieldkit.field.program import read_metadata
 from fieldkit.field.session import Session, open_session, run_session
 
@@ -60,8 +61,12 @@ class Predictor:
             dtype = _DTYPES[inputs[0].type]
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise _foreign(where, f"metadata or an input that cannot be read: {error}") from error
-        if list(outputs[0].shape[1:]) != [len(classes)]:
-            raise _foreign(where, f"{len(classes)} class names for probabilities of shape {outputs[0].shape}")
+        count = list(outputs[0].shape[1:])
+        if any(isinstance(length, str) for length in count):
+            # With spare classes, a number inside the model says how many are in use.
+            count = read_initializers(content, where).get(exporting.CLASS_COUNT, np.zeros(0)).tolist()
+        if count != [len(classes)]:
+            raise _foreign(where, f"{len(classes)} class names for probabilities of {_counted(count)}")
         return cls(classes, (channels, height, width), dtype, radiometry, metadata, where, session)
 
     def predict(
@@ -97,6 +102,10 @@ class Predictor:
         if images.ndim != 4 or images.shape[1:] != self.shape:
             faults.append(f"{_size(images.shape[1:])}, the model takes {_size(self.shape)}")
         return faults
+
+
+def _counted(count: list[object]) -> str:
+    return f"{count[0]} classes" if len(count) == 1 else f"an unknown number of classes, {count}"
 
 
 def _size(shape: tuple[int, ...]) -> str:

@@ -71,6 +71,15 @@ def number(value: int | memoryview) -> int:
     return value
 
 
+def varints(message: memoryview) -> list[int]:
+    """The numbers of a packed repeated field."""
+    found, place = [], 0
+    while place < len(message):
+        value, place = _read_varint(message, place)
+        found.append(value)
+    return found
+
+
 def encode_varint(value: int) -> bytes:
     """A non-negative integer in base 128, least significant group first."""
     out = bytearray()

@@ -232,7 +232,9 @@ class Feed:
         self.samples = samples
         self._check(where)
         if "class_mask" in feeds:
-            feeds["class_mask"][...] = 1.0
+            # Soft labels say how many classes are in use; the others are spare ones, and off.
+            used = self.classes if samples.targets.ndim == 1 else samples.targets.shape[1]
+            feeds["class_mask"][...] = np.arange(self.classes) < used
         feeds["weights"][...] = 1.0
         if len(samples) <= self.batch:
             # The whole set fits: it is written once.  What pads it are real samples, so that nothing can overflow,
@@ -279,22 +281,30 @@ class Feed:
         chosen = self.samples.take(positions)
         if chosen.targets.ndim == 1:
             return {"images": chosen.images, "targets": chosen.targets[:, None] == np.arange(self.classes)}
-        return {"images": chosen.images, "targets": chosen.targets}
+        return {"images": chosen.images, "targets": widened(chosen.targets, self.classes)}
 
     def _check(self, where: str) -> None:
         """The samples fit the program: at least one, all of its image shape and of its classes."""
         images, targets = self.samples.images, self.samples.targets
         shape = self.feeds["images"].shape[1:]
         hard = targets.ndim == 1 and len(targets) > 0 and targets.min() >= 0 and targets.max() < self.classes
-        if images.shape[1:] == shape and (hard or targets.shape == (len(images), self.classes)) and len(images) > 0:
+        soft = targets.ndim == 2 and len(targets) == len(images) and 1 <= targets.shape[1] <= self.classes
+        if "class_mask" not in self.feeds:
+            soft = soft and targets.shape[1] == self.classes
+        if images.shape[1:] == shape and (hard or soft) and len(images) > 0:
             return
         raise IncompatibleBundle(
             "samples that the recipe's train program cannot take",
             where=f"recipe {where}",
             found=f"images {images.shape}, targets {targets.shape}",
-            expected=f"images (n, {', '.join(map(str, shape))}) and labels of {self.classes} classes, n >= 1",
+            expected=f"images (n, {', '.join(map(str, shape))}) and labels of up to {self.classes} classes, n >= 1",
             remedy="choose another recipe, or build the bundle again with fieldkit build",
         )
+
+
+def widened(targets: np.ndarray, classes: int) -> np.ndarray:
+    """Soft labels float32 [n, k] as [n, classes]: 0 for the classes that are off."""
+    return np.pad(targets, ((0, 0), (0, classes - targets.shape[1])))
 
 
 def _diverged(recipe: str, found: str) -> Diverged:

@@ -78,14 +78,14 @@ def read(spec: Spec, storage: Storage) -> Material:
     held_out = held_out_size(len(dataset.train), class_count)
     check_enough(dataset, spec.per_class, probe=spec.probe, held_out=held_out)
     splits = split(dataset.train, class_count, spec.probe, spec.seed)
-    return Material(dataset, splits, describe(dataset, splits))
+    return Material(dataset, splits, describe(dataset, splits, spec.spare_classes))
 
 
-def describe(dataset: Dataset, splits: Splits) -> Data:
+def describe(dataset: Dataset, splits: Splits, spare: int = 0) -> Data:
     """What recipes must know of the data; the statistics are those of the images that are distilled."""
     channels, height, width = dataset.train.images.shape[1:]
     radiometry = Radiometry.measure(splits.real.images, dataset.bands)
-    return Data((channels, height, width), len(dataset.classes), radiometry)
+    return Data((channels, height, width), len(dataset.classes), radiometry, spare)
 
 
 def decided(spec: Spec, material: Material, note: Callable[[str], None]) -> Spec:
@@ -126,7 +126,7 @@ def _with_precision(spec: Spec, material: Material, note: Callable[[str], None])
 def _pass_seconds(recipe: RecipeSpec, material: Material, precision: str) -> float:
     """What one image's way forward through a recipe's network takes here, the best of some batches."""
     device = own_device()
-    network = build_model(recipe.architecture, recipe.options, material.data.input_shape, material.data.class_count)
+    network = build_model(recipe.architecture, recipe.options, material.data.input_shape, material.data.outputs)
     pixels = torch.zeros(PASS, *material.data.input_shape, device=device)
     times = []
     half = torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == PRECISIONS[1])
@@ -173,7 +173,7 @@ def pose(spec: Spec, material: Material, recipe: Recipe, output: Path, note: Cal
     """
     data, device = material.data, own_device()
     first = spec.recipes[0]
-    module = build_model(first.architecture, first.options, data.input_shape, data.class_count)
+    module = build_model(first.architecture, first.options, data.input_shape, data.outputs)
     # A method sees networks that drop nothing out: what it compares would be noise, and none that a seed repeats.
     for each in module.modules():
         each.train(any(True for _ in each.parameters()))

@@ -21,6 +21,7 @@ def manifest(spec: Spec, dataset: Dataset, data: Data, *, name: str, recipes: tu
         name=name,
         task="classification",
         classes=dataset.classes,
+        spare_classes=spec.spare_classes,
         input_shape=data.input_shape,
         radiometry=data.radiometry,
         method=described_method(spec),

@@ -41,6 +41,7 @@ class Spec:
 
     data: what ``fieldkit.hq.sources.load`` takes.  ipc: distilled images per class.
     formation: distilled images stored in the place of one, along each axis; 2 makes four times as many, half as large.
+    spare_classes: outputs of the recipes beside those of the classes, for classes that a device will add.
     method, settings: the distillation and its own settings; "auto" takes the one that suits (choice.py).
     init: "fixed" or "random".
     precision: of the products of the distillation, one of ``problem.PRECISIONS``; devices train in float32.  None takes
@@ -60,6 +61,7 @@ class Spec:
     data: str
     ipc: int = 10
     formation: int = 1
+    spare_classes: int = 0
     method: str = AUTO
     settings: Mapping[str, Any] = field(default_factory=dict)
     init: str = "random"
@@ -103,7 +105,7 @@ def check(spec: Spec, output: Path) -> None:
         raise UsageError("not a length of time", where="minutes", found=spec.budget.seconds, expected="a finite number")
     if spec.seed > MAX_SEED:
         raise UsageError("a seed out of range", where="seed", found=spec.seed, expected=f"0 to {MAX_SEED}")
-    least_of = {"ipc": 1, "formation": 1, "probe": 0, "seed": 0}
+    least_of = {"ipc": 1, "formation": 1, "probe": 0, "seed": 0, "spare_classes": 0}
     for where, least in least_of.items():
         value = getattr(spec, where)
         if value < least:

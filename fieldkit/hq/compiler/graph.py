@@ -143,6 +143,11 @@ class Graph:
         parts = (self.constant([n], "int64") for n in numbers)
         return self.op("Slice", value, *parts)
 
+    def first(self, value: Value, count: Value, name: str) -> Value:
+        """The first ``count`` columns, int64 [1], of ``value`` [n, k]; the shape calls their number ``name``."""
+        zero, one = self.constant([0], "int64"), self.constant([1], "int64")
+        return replace(self.op("Slice", value, zero, count, one), shape=(value.shape[0], name))
+
     def pad(
         self, value: Value, axes: Sequence[int], before: Sequence[int], after: Sequence[int], filling: float = 0.0
     ) -> Value:

@@ -15,6 +15,8 @@ from fieldkit.errors import ProgramError
 
 OPSET = 20
 UNKNOWN = "?"
+# ONNX cannot tell what a free batch becomes in a reshape or beside padding; whoever asked for it can.
+FREE = ("Reshape", "Pad")
 IR_VERSION = 10
 
 Dim = int | str
@@ -99,14 +101,15 @@ def output_types(node: Node, inputs: Sequence[Value]) -> list[tuple[str, tuple[D
     except (shape_inference.InferenceError, checker.ValidationError, RuntimeError) as error:
         shapes = [each.shape for each in inputs]
         raise _bug("the compiler wrote a node that ONNX refuses", node, f"{error} for shapes {shapes}") from error
-    return [_plain_type(node, found[name]) for name in node.outputs]
+    # Where a device says how far to cut, nobody knows yet how much is left.
+    free = node.operator in FREE or (node.operator == "Slice" and inputs[2].constant is None)
+    return [_plain_type(node, found[name], free) for name in node.outputs]
 
 
-def _plain_type(node: Node, proto: onnx.TypeProto) -> tuple[str, tuple[Dim, ...]]:
+def _plain_type(node: Node, proto: onnx.TypeProto, free: bool) -> tuple[str, tuple[Dim, ...]]:
     tensor = proto.tensor_type
     named = [each.dim_value if each.HasField("dim_value") else each.dim_param for each in tensor.shape.dim]
-    # ONNX cannot tell what a free batch becomes in a reshape or beside padding; whoever asked for it can.
-    dims = tuple(UNKNOWN if n == "" and node.operator in ("Reshape", "Pad") else n for n in named)
+    dims = tuple(UNKNOWN if n == "" and free else n for n in named)
     if not tensor.HasField("shape") or "" in dims:
         raise _bug("the compiler lost track of a shape", node, dims)
     return helper.tensor_dtype_to_np_dtype(tensor.elem_type).name, dims

@@ -353,9 +353,11 @@ def _rms(values: Array) -> float:
 def _probability_error(subject: Subject, weights: Tensors) -> float:
     """The largest difference of ``predict`` on one batch."""
     load_weights(subject.loss.model, weights)
-    model: nn.Module = Prediction(subject.loss.model, subject.loss.radiometry).eval()
+    sizes = subject.loss.sizes
+    used = sizes.class_count - sizes.spare if sizes.spare else None
+    model: nn.Module = Prediction(subject.loss.model, subject.loss.radiometry, used).eval()
     images = next(_batches(subject, {}))["images"].astype(subject.loss.radiometry.dtype)
-    program = complete_model(subject.recipe.programs["predict"], weights, {})
+    program = complete_model(subject.recipe.programs["predict"], weights, {}, used)
     session = open_session(program, f"{subject.where}, program predict")
     (found,) = run_session(session, {"images": images}, subject.where)
     with torch.no_grad():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import nn
@@ -12,6 +13,7 @@ from torch.export import ExportedProgram
 from fieldkit.bundle.radiometry import Radiometry
 from fieldkit.bundle.recipe import Augmentation, Tensor
 from fieldkit.errors import ProgramError
+from fieldkit.field.exporting import CLASS_COUNT
 from fieldkit.hq.augmentation import augment
 from fieldkit.hq.compiler.capture import capture
 from fieldkit.hq.compiler.differentiation import gradients
@@ -27,11 +29,15 @@ from fieldkit.hq.objectives import classification
 
 @dataclass(frozen=True)
 class Sizes:
-    """The static sizes of a train program."""
+    """The static sizes of a train program.
+
+    class_count: the model's outputs.  spare: how many of them, the last, are kept for classes that a device will add.
+    """
 
     batch: int
     input_shape: tuple[int, int, int]
     class_count: int
+    spare: int = 0
 
 
 class TrainingLoss(nn.Module):
@@ -69,8 +75,8 @@ class TrainingLoss(nn.Module):
         return classification.loss(self.model(images), targets, weights, class_mask)
 
 
-class Prediction(nn.Module):
-    """Native counts -> probabilities."""
+class Logits(nn.Module):
+    """Native counts -> logits of all outputs."""
 
     def __init__(self, model: nn.Module, radiometry: Radiometry) -> None:
         super().__init__()
@@ -78,7 +84,19 @@ class Prediction(nn.Module):
         self.normalise = Normalise(radiometry)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return classification.probabilities(self.model(self.normalise(images)))
+        return cast(torch.Tensor, self.model(self.normalise(images)))
+
+
+class Prediction(Logits):
+    """Native counts -> probabilities of the first ``class_count`` outputs; None takes all."""
+
+    def __init__(self, model: nn.Module, radiometry: Radiometry, class_count: int | None = None) -> None:
+        super().__init__(model, radiometry)
+        self.class_count = class_count
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        logits = super().forward(images)
+        return classification.probabilities(logits if self.class_count is None else logits[:, : self.class_count])
 
 
 def example_batch(sizes: Sizes, augmentation: Augmentation) -> dict[str, torch.Tensor]:
@@ -171,13 +189,17 @@ def _changed(captured: ExportedProgram, tensors: Tensors) -> list[Tensor]:
 
 
 def predict_program(model: nn.Module, radiometry: Radiometry, sizes: Sizes, tensors: Tensors) -> bytes:
-    """``predict`` without its weights: the device appends them."""
+    """``predict`` without its weights: the device appends them, and with spare classes the number of those in use."""
     graph = Graph("predict")
     images = graph.input("images", radiometry.dtype, ("N", *sizes.input_shape))
     weights = {each.name: graph.free(f"param.{each.name}", "float32", each.shape) for each in tensors.all}
     # Two images, because torch takes a first axis of size 1 for a constant.
     example = torch.zeros((2, *sizes.input_shape), dtype=getattr(torch, radiometry.dtype))
-    captured = capture(Prediction(model, radiometry).eval(), {"images": example}, free_batch=True)
-    (probabilities,) = lower(captured, graph, {"images": images} | _by_every_name(model, weights)).outputs
-    graph.output("probabilities", probabilities)
+    module = Logits(model, radiometry) if sizes.spare else Prediction(model, radiometry)
+    captured = capture(module.eval(), {"images": example}, free_batch=True)
+    (made,) = lower(captured, graph, {"images": images} | _by_every_name(model, weights)).outputs
+    if sizes.spare:
+        used = graph.first(made, graph.free(CLASS_COUNT, "int64", (1,)), "K")
+        made = graph.op("Softmax", used, axis=1)
+    graph.output("probabilities", made)
     return graph.serialise()

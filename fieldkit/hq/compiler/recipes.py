@@ -30,11 +30,20 @@ class Compiled:
 
 @dataclass(frozen=True)
 class Data:
-    """What a recipe must know of the data: the shape and meaning of an image, and how many classes there are."""
+    """What a recipe must know of the data: the shape and meaning of an image, and how many classes there are.
+
+    spare: outputs beside those of the classes, which a device gives to classes of its own.
+    """
 
     input_shape: tuple[int, int, int]
     class_count: int
     radiometry: Radiometry
+    spare: int = 0
+
+    @property
+    def outputs(self) -> int:
+        """Logits of a model: one for each class and for each spare one."""
+        return self.class_count + self.spare
 
     def __post_init__(self) -> None:
         if self.class_count < 2:
@@ -68,7 +77,7 @@ def compile_recipe(
     differ from torch.
     """
     chosen = model_options(name, options, data.input_shape)
-    model = build_model(name, chosen, data.input_shape, data.class_count)
+    model = build_model(name, chosen, data.input_shape, data.outputs)
     return compile_model(
         model,
         description(name, chosen),
@@ -96,7 +105,7 @@ def compile_model(
     update = Update(optimiser, regularisation)
 
     def subject(batch: int) -> Subject:
-        sizes = Sizes(batch, data.input_shape, data.class_count)
+        sizes = Sizes(batch, data.input_shape, data.outputs, data.spare)
         loss = TrainingLoss(model, data.radiometry, augmentation, sizes, regularisation.label_smoothing)
         return _subject(loss, architecture, update, replace(schedule, batch=batch), scopes)
 

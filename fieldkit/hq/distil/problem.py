@@ -132,8 +132,11 @@ class Problem:
         return {name: torch.from_numpy(each).to(self.device) for name, each in values.items()}
 
     def logits(self, weights: Mapping[str, torch.Tensor], pixels: torch.Tensor) -> torch.Tensor:
-        """float32 [n, k] for normalised pixels float32 [n, c, h, w]; differentiable in both."""
-        return self._called(self.module, weights, pixels)
+        """float32 [n, k] for normalised pixels float32 [n, c, h, w]; differentiable in both.
+
+        Outputs beyond the classes are spare ones of the module: they are off.
+        """
+        return self._called(self.module, weights, pixels)[:, : self.class_count]
 
     @contextmanager
     def in_use(self) -> Iterator[None]:

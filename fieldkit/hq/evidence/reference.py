@@ -45,7 +45,8 @@ class Reference:
         samples: float32 native counts [n, c, h, w] at the input's size, and float32 soft labels [n, k].
         """
         feeds = Stepper(self.recipe, SCOPE).feeds
-        return [self._score(self.train(samples, seed, feeds), test) for seed in seeds]
+        classes = samples.targets.shape[1]
+        return [self._score(self.train(samples, seed, feeds), test, classes) for seed in seeds]
 
     def train(self, samples: Samples, seed: int, feeds: dict[str, np.ndarray]) -> nn.Module:
         """The trained module.  feeds: the arrays that the host fills for the program, which torch reads as well."""
@@ -75,8 +76,8 @@ class Reference:
         load_weights(model, {name: each.numpy() for name, each in update.model().items()})
         return model
 
-    def _score(self, model: nn.Module, test: Samples) -> float:
-        prediction = Prediction(model, self.radiometry).eval()
+    def _score(self, model: nn.Module, test: Samples, classes: int) -> float:
+        prediction = Prediction(model, self.radiometry, classes).eval()
         right = 0
         with torch.no_grad():
             for first in range(0, len(test), BATCH):
