@@ -15,7 +15,7 @@ from test_bundle import same
 
 from fieldkit.bundle import documents, layout, read_bundle, write_bundle
 from fieldkit.bundle.recipe import SCOPES
-from fieldkit.bundle.seal import MAGIC, MAX_NAME, SIGNATURES_AT, STATEMENT_AT, USER_BLOCK, Statement, open_seal, seal
+from fieldkit.bundle.seal import MAGIC, MAX_NAME, SIGNATURES_AT, STATEMENT_AT, USER_BLOCK, Seal, Statement, open_seal, seal
 from fieldkit.bundle.versions import FORMAT_VERSION, RUNTIME
 from fieldkit.errors import UsageError
 
@@ -73,14 +73,15 @@ def test_the_page_gives_the_limits() -> None:
 
 def test_golden_user_block() -> None:
     payload = b"payload"
-    statement = (
+    encoded = (
         b'{"format":"fieldkit-bundle","min_runtime":"0.1","name":"tiny","payload_length":7,"payload_sha256":'
         b'"239f59ed55e737c77147cf55ad0c1b030b6d7ee748a7426952f9b852d5a935e5","serial":3,"version":1}\n'
     )
     block = seal("tiny", payload, serial=3)
-    own = hashlib.sha256(statement[:-1]).hexdigest().encode() + b"\n"
-    assert block == MAGIC + statement + own + bytes(4096 - 16 - len(statement) - len(own))
-    assert open_seal(block + payload, "memory") == Statement("tiny", 7, hashlib.sha256(payload).hexdigest(), 3)
+    own = hashlib.sha256(encoded[:-1]).hexdigest().encode() + b"\n"
+    assert block == MAGIC + encoded + own + bytes(4096 - 16 - len(encoded) - len(own))
+    statement = Statement("tiny", 7, hashlib.sha256(payload).hexdigest(), 3)
+    assert open_seal(block + payload, "memory") == Seal(statement)
 
 
 def test_the_golden_bundle_stays_readable() -> None:

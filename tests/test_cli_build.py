@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import handmade
@@ -20,6 +21,7 @@ from fieldkit.field.training import Trainer
 from fieldkit.hq.compiler import AdamW
 from fieldkit.hq.compiler.programs import Prediction
 from fieldkit.hq.compiler.updates import Regularisation, Update
+from fieldkit.hq.distil.siamese import SIAMESE
 from fieldkit.hq.evidence.reference import Reference
 from fieldkit.hq.models import build_model
 
@@ -30,6 +32,7 @@ COMMAND = [
     "--ipc", 3, "--method", "distribution", "--iterations", 2, "--set", "per_class=6", "--threads", 1, "--json",
     "--recipe", "convnet:depth=1,width=4", "--steps", 40, "--batch", 6, "--scope", "full", "--scope", "head",
     "--optimiser", "adamw:beta1=0.8,weight_decay=0.05", "--schedule", "one-cycle:rate=0.02,warmup=10",
+    "--augment", "flip=true", "--augment", "rotate=0", "--augment", "brightness=0",
     "--regularise", "average=0.9", "--regularise", "clip_norm=0.5", "--regularise", "label_smoothing=0.1",
 ]  # fmt: skip
 UPDATE = Update(AdamW(beta1=0.8, weight_decay=0.05), Regularisation(0.5, 0.9, 0.1))
@@ -52,6 +55,8 @@ def test_optimiser_schedule_regularisation_and_scopes_reach_the_device(run: Run,
     recipe = bundle.recipes["convnet"]
     assert set(recipe.programs) == {"predict", "train/full", "train/head"}
     assert recipe.schedule == Schedule(40, 6, "one-cycle", 0.02, 10)
+    # In place of what the method's training does, one by one.
+    assert recipe.augmentation == replace(SIAMESE, flip=True, rotate=0, brightness=0)
     names = {each.name for each in recipe.parameters}
     for scope, moved in (("full", names), ("head", HEAD)):
         states = {f"{kind}.{name}" for kind in ("mean", "square", "average") for name in moved}

@@ -114,16 +114,19 @@ def test_networks_lie_between_first_and_trained_weights() -> None:
 
 
 def test_workers_make_the_set_that_one_process_makes() -> None:
-    def work(workers: Workers) -> Snapshot:
+    def work(workers: Workers) -> tuple[Snapshot, Snapshot]:
         made = CharacteristicMatching(replace(problem(), workers=workers), TINY)
+        first = made.snapshot()
         for done in (0.0, 0.5):
             made.step(done)
-        return made.snapshot()
+        return first, made.snapshot()
 
-    alone = work(Workers())
-    # Four workers for three classes: one has none.
-    for each in together(4, work):
-        np.testing.assert_allclose(each.images, alone.images, atol=0.05)
+    first, alone = work(Workers())
+    way = np.linalg.norm(alone.images - first.images)
+    # Four workers for three classes: one has none.  Adam's first steps are little but signs, so a gradient that is all
+    # rounding moves its pixel by a whole step; a worker whose share is missing would change most of them.
+    for _, each in together(4, work):
+        assert np.linalg.norm(each.images - alone.images) < 0.15 * way
 
 
 @pytest.mark.parametrize(("name", "value"), [("amplitude", 1.5), ("frequencies", 1), ("experts", 0)])

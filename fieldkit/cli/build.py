@@ -88,6 +88,14 @@ GO_ON = "the same command with --resume goes on"
     "[default: the method's]",
 )
 @click.option(
+    "--augment",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Random changes of each image in a training step: shift, scale, cutout (parts of the image's side), rotate "
+    "(degrees), flip (true: left and right), brightness, contrast; 0 turns one off.  Repeatable.  [default: the "
+    "method's, which mirror nothing]",
+)
+@click.option(
     "--optimiser",
     metavar="NAME[:KEY=VALUE,...]",
     default="sgd",
@@ -156,6 +164,7 @@ def build(
     labels: str | None,
     recipes: tuple[str, ...],
     schedule: str,
+    augment: tuple[str, ...],
     optimiser: str,
     regularise: tuple[str, ...],
     minutes: float | None,
@@ -186,6 +195,7 @@ def build(
         labels=None if labels is None else labelling(labels),
         recipes=tuple(recipe(text) for text in recipes),
         schedule=rates(schedule),
+        augmentation=parsed(augment, "--augment"),
         optimiser=update(optimiser),
         regularisation=checked(Regularisation, parsed(regularise, "--regularise"), "--regularise"),
         budget=budget(minutes, iterations),

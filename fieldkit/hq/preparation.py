@@ -146,6 +146,7 @@ def compile_all(spec: Spec, data: Data) -> dict[str, Compiled]:
     schedule = replace(schedule, **spec.schedule)
     if spec.batch is not None:
         schedule = replace(schedule, batch=spec.batch)
+    augmentation = replace(own.augmentation, **spec.augmentation)
     compiled: dict[str, Compiled] = {}
     for each in spec.recipes:
         name = recipe_name(each.architecture)
@@ -156,7 +157,7 @@ def compile_all(spec: Spec, data: Data) -> dict[str, Compiled]:
             data,
             optimiser=spec.optimiser,
             schedule=schedule,
-            augmentation=own.augmentation,
+            augmentation=augmentation,
             regularisation=spec.regularisation,
             scopes=spec.scopes,
         )

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from fieldkit.bundle.recipe import SCHEDULES, Schedule, is_scope
+from fieldkit.bundle.recipe import SCHEDULES, Augmentation, Schedule, is_scope
 from fieldkit.bundle.seal import MAX_NAME, name_fits
 from fieldkit.errors import UsageError
 from fieldkit.field.training import MAX_SEED
@@ -50,7 +50,8 @@ class Spec:
     of either takes the method's own.
     recipes: the first is the one that the set is distilled for.  steps, batch: how long a device trains, and on how
     many images at a time; None takes the method's own.
-    schedule: what the recipes' schedule has in place of the method's own, by the names of ``Schedule``.
+    schedule, augmentation: what the recipes' own have in place of the method's, by the names of ``Schedule`` and of
+    ``Augmentation``.
     optimiser, regularisation: inside the train programs.  scopes: of the train programs that each recipe gets.
     budget: how long to distil; None takes the method's own iterations.
     probe: real images that the bundle carries.  levels: of a stored pixel; None takes all that its dtype has.
@@ -72,6 +73,7 @@ class Spec:
     steps: int | None = None
     batch: int | None = None
     schedule: Mapping[str, Any] = field(default_factory=dict)
+    augmentation: Mapping[str, Any] = field(default_factory=dict)
     optimiser: Optimiser = field(default_factory=Sgd)
     regularisation: Regularisation = field(default_factory=Regularisation)
     scopes: tuple[str, ...] = ("full",)
@@ -182,6 +184,21 @@ def _check_training(spec: Spec) -> None:
         if name != "kind" and not _fits_schedule(name, value):
             expected = {"warmup": "a whole number", "milestones": "whole numbers"}.get(name, "a finite number")
             raise UsageError("wrong value", where=f"schedule {name}", found=repr(value), expected=f"{expected} from 0")
+    _check_augmentation(spec.augmentation)
+
+
+def _check_augmentation(strengths: Mapping[str, Any]) -> None:
+    kinds = {each.name: type(each.default) for each in fields(Augmentation)}
+    unknown = sorted(set(strengths) - set(kinds))
+    if unknown:
+        found, expected = ", ".join(unknown), ", ".join(kinds)
+        raise UsageError("unknown augmentation", where="augmentation", found=found, expected=expected)
+    for name, value in strengths.items():
+        switch = kinds[name] is bool
+        fits = isinstance(value, bool) if switch else not isinstance(value, bool) and isinstance(value, int | float)
+        if not fits or not 0 <= value < math.inf:
+            expected = "true or false" if switch else "a finite number from 0"
+            raise UsageError("wrong value", where=f"augmentation {name}", found=repr(value), expected=expected)
 
 
 def _fits_schedule(name: str, value: Any) -> bool:

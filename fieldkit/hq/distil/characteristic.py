@@ -14,6 +14,7 @@ through the large one.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import cast
 
@@ -30,6 +31,7 @@ from fieldkit.hq.distil.experts import Lessons
 from fieldkit.hq.distil.movement import Movement
 from fieldkit.hq.distil.problem import Problem, Snapshot, State, Weights
 from fieldkit.hq.distil.siamese import SIAMESE, augmented, features, nothing, real_features
+from fieldkit.hq.seeding import seeded
 
 WIDTH = 256
 SLOPE = 0.2
@@ -166,19 +168,15 @@ def discrepancy(
 
 def sampling_network(inputs: int, outputs: int, seed: int) -> nn.Module:
     """Normal noise float32 [q, inputs] to frequencies float32 [q, outputs] between -1 and 1."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return nn.Sequential(
-            nn.Linear(inputs, inputs),
-            nn.BatchNorm1d(inputs, track_running_stats=False),
-            nn.LeakyReLU(SLOPE),
-            nn.Linear(inputs, inputs),
-            nn.BatchNorm1d(inputs, track_running_stats=False),
-            nn.LeakyReLU(SLOPE),
-            nn.Linear(inputs, outputs),
-            nn.BatchNorm1d(outputs, track_running_stats=False),
-            nn.Tanh(),
-        )
+    widths = (inputs, inputs, outputs)
+
+    def layers() -> Iterator[nn.Module]:
+        for index, width in enumerate(widths):
+            yield nn.Linear(inputs, width)
+            yield nn.BatchNorm1d(width, track_running_stats=False)
+            yield nn.LeakyReLU(SLOPE) if index + 1 < len(widths) else nn.Tanh()
+
+    return seeded(lambda: nn.Sequential(*layers()), seed)
 
 
 def _feature_count(problem: Problem) -> int:

@@ -29,10 +29,11 @@ from fieldkit.hq.distil.images import centres, first_pixels
 from fieldkit.hq.distil.movement import Movement
 from fieldkit.hq.distil.problem import Problem, Snapshot, State
 from fieldkit.hq.generators.autoencoder import Autoencoder, autoencoder_loss
-from fieldkit.hq.generators.blocks import GROUPS, seeded
+from fieldkit.hq.generators.blocks import GROUPS
 from fieldkit.hq.generators.coder import Coder, named_coder
 from fieldkit.hq.generators.flow import CLASSLESS, Flow, away_from_average, flow_loss, follow
 from fieldkit.hq.generators.modes import noised, towards
+from fieldkit.hq.seeding import seeded
 
 DRAWS = ("modes", "prototypes", "free")
 MATCHINGS = ("distribution", "none")

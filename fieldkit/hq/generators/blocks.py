@@ -1,17 +1,14 @@
-"""The residual block that autoencoder and flow are made of, and their first weights."""
+"""The residual block that autoencoder and flow are made of."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeVar, cast
+from typing import cast
 
 import torch
 from torch import nn
 from torch.nn import functional
 
 GROUPS = 4
-
-Made = TypeVar("Made", bound=nn.Module)
 
 
 class Residual(nn.Module):
@@ -42,10 +39,3 @@ def zeroed(layer: nn.Conv2d) -> nn.Conv2d:
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
     return layer
-
-
-def seeded(make: Callable[[], Made], seed: int) -> Made:
-    """The module that ``make`` makes when torch's random numbers begin at ``seed``; they are left as they were."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return make()

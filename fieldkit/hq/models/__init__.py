@@ -16,7 +16,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, TypeAlias
 
-import torch
 from torch import nn
 
 from fieldkit.errors import UsageError
@@ -27,6 +26,7 @@ from fieldkit.hq.models.mlp import Mlp, MlpOptions
 from fieldkit.hq.models.mobilenet import MobileNet, MobileNetOptions
 from fieldkit.hq.models.resnet import ResNet, ResNetOptions
 from fieldkit.hq.models.vit import Vit, VitOptions
+from fieldkit.hq.seeding import seeded
 
 # Laws that are measured on a fresh module must come out the same each time.
 SEED = 0
@@ -104,9 +104,7 @@ def build_model(name: str, options: Any, input_shape: Shape, class_count: int) -
     options: as for ``model_options``.  input_shape: (channels, height, width).  class_count: number of logits.
     """
     chosen = model_options(name, options, input_shape)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(SEED)
-        return architecture(name).factory(chosen, input_shape, class_count)
+    return seeded(lambda: architecture(name).factory(chosen, input_shape, class_count), SEED)
 
 
 def description(name: str, options: Any) -> dict[str, Any]:
