@@ -1,4 +1,4 @@
-"""One image file as an array of native counts: PNG, JPEG, TIFF or BMP, through pillow.
+"""One image file as an array of native counts: PNG, JPEG, TIFF or BMP, through pillow and ``fieldkit.field.tiff``.
 
 Nothing is converted silently that would change what a sensor measured: grey stays one band, 16 bits stay 16 bits, and
 a file that pillow could only give with loss is refused.  What is done: a palette becomes red, green and blue; an alpha
@@ -19,12 +19,14 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from fieldkit.errors import DataError, UsageError
+from fieldkit.field import tiff
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+MAX_FILE_BYTES = 1 << 30
 _FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
 # pillow logs what it also raises; without a handler, logging's last resort would print that.
 logging.getLogger("PIL").addHandler(logging.NullHandler())
-_REMEDY = "convert it to an 8 or 16 bit grey, or 8 bit RGB, PNG or TIFF"
+_REMEDY = "convert it to an 8 or 16 bit grey, or 8 bit RGB, PNG or TIFF, or to a TIFF of more bands"
 # What pillow's decoders raise for bytes that are not an image, or not a whole one.
 _UNREADABLE = (
     OSError,
@@ -57,6 +59,9 @@ def read_image(path: str | Path) -> np.ndarray:
         found = "a folder" if os.path.isdir(path) else "a device or pipe"
         raise UsageError("not a file", where=path, found=found, remedy="name an image file")
     try:
+        size = path.stat().st_size
+        if size > MAX_FILE_BYTES:
+            raise DataError(path, [f"{size:,} bytes; expected at most {MAX_FILE_BYTES:,}"], remedy="cut it into tiles")
         data = path.read_bytes()
     except OSError as error:
         raise DataError(path, [f"cannot be read: {error.strerror}"], remedy="check the file's permissions") from error
@@ -68,36 +73,40 @@ def decode_image(data: bytes, where: object) -> np.ndarray:
 
     ``where`` names the bytes in an error.  Raises DataError.
     """
+    if not data:
+        raise DataError(where, ["the file is empty"], remedy="get the file again")
     try:
         with warnings.catch_warnings():
             # pillow warns of odd metadata; what matters here is whether the pixels can be read.
             warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-                fault = _lossy(image)
-                if fault is None:
-                    image.load()
-                    return _as_bands(ImageOps.exif_transpose(image), where)
+            return _decoded(data, where)
     except _UNREADABLE as error:
-        reason = (
-            "a format, or a number of bands, that pillow does not know"
-            if isinstance(error, UnidentifiedImageError)
-            else str(error)
-        )
+        reason = "a format that is not known here" if isinstance(error, UnidentifiedImageError) else str(error)
         expected = "a whole PNG, JPEG, TIFF or BMP file"
         raise DataError(where, [f"unreadable image: {reason}; expected {expected}"], remedy=_REMEDY) from error
-    raise DataError(where, [fault], remedy=_REMEDY)
 
 
-def _lossy(image: Image.Image) -> str | None:
-    """Why pillow's decoding would lose something, or None."""
-    pages = getattr(image, "n_frames", 1) if image.format == "TIFF" else 1
-    if pages > 1:
-        return f"{pages} pages in one TIFF; expected one image per file"
-    # A tile's last field is how its bytes are laid out, "RGB;16B" for instance: pillow's mode alone hides the 16.
-    layouts = str([tile[3] for tile in getattr(image, "tile", ())])
-    if image.mode in ("RGB", "RGBA", "LA") and ";16" in layouts:
-        return "16 bits per colour, of which pillow would drop 8"
-    return None
+def _decoded(data: bytes, where: object) -> np.ndarray:
+    """The image's bands, uint8 | uint16 [c, h, w]."""
+    place = 0
+    if tiff.is_tiff(data):
+        pages = tiff.pages(data)
+        if len(pages) != 1:
+            raise DataError(where, [f"{len(pages)} pages in one TIFF; expected one image per file"], remedy=_REMEDY)
+        if not pages[0].is_pillows:
+            bands, alpha = tiff.decode(data, pages[0])
+            if alpha is not None:
+                _check_opaque(alpha, where)
+            return bands
+        place = pages[0].index
+    with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+        image.seek(place)
+        # A tile's last field is how its bytes are laid out, "RGB;16B" for instance: pillow's mode alone hides the 16.
+        layouts = str([tile[3] for tile in getattr(image, "tile", ())])
+        if image.mode in ("RGB", "RGBA", "LA") and ";16" in layouts:
+            raise DataError(where, ["16 bits per colour, of which pillow would drop 8"], remedy=_REMEDY)
+        image.load()
+        return _as_bands(ImageOps.exif_transpose(image), where)
 
 
 def _as_bands(image: Image.Image, where: object) -> np.ndarray:
@@ -120,9 +129,13 @@ def _as_bands(image: Image.Image, where: object) -> np.ndarray:
 
 def _without_alpha(image: Image.Image, where: object) -> Image.Image:
     """The colours alone, if the alpha band is opaque everywhere."""
-    if np.asarray(image.getchannel("A")).min() < 255:
-        raise DataError(where, ["transparent pixels, whose colour is undefined"], remedy="flatten it onto a background")
+    _check_opaque(np.asarray(image.getchannel("A")), where)
     return image.convert("L" if image.mode == "LA" else "RGB")
+
+
+def _check_opaque(alpha: np.ndarray, where: object) -> None:
+    if alpha.min() < np.iinfo(alpha.dtype).max:
+        raise DataError(where, ["transparent pixels, whose colour is undefined"], remedy="flatten it onto a background")
 
 
 def _fits_uint16(pixels: np.ndarray) -> bool:
