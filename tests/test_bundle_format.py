@@ -15,7 +15,17 @@ from test_bundle import same
 
 from fieldkit.bundle import documents, layout, read_bundle, write_bundle
 from fieldkit.bundle.recipe import SCOPES
-from fieldkit.bundle.seal import MAGIC, MAX_NAME, SIGNATURES_AT, STATEMENT_AT, USER_BLOCK, Seal, Statement, open_seal, seal
+from fieldkit.bundle.seal import (
+    MAGIC,
+    MAX_NAME,
+    SIGNATURES_AT,
+    STATEMENT_AT,
+    USER_BLOCK,
+    Seal,
+    Statement,
+    open_seal,
+    seal,
+)
 from fieldkit.bundle.versions import FORMAT_VERSION, RUNTIME
 from fieldkit.errors import UsageError
 

@@ -14,17 +14,21 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENAMETOOLONG, errno.ENOTDIR}
 
 
-def write_atomically(path: str | Path, data: bytes) -> None:
+def write_atomically(path: str | Path, data: bytes, mode: int | None = None) -> None:
     """Write ``data`` to ``path``; whatever stood there before stays whole until the new file is.
 
-    A link is followed; an existing file's permissions are kept.  Raises UsageError if the folder is missing or may not
-    be written to, ResourceError if the disk is full; the temporary file is removed in either case.
+    mode: the file's permissions; None keeps those of an existing file.  A link is followed.
+
+    Raises UsageError if the folder is missing or may not be written to, ResourceError if the disk is full; the
+    temporary file is removed in either case.
     """
     target = check_writable(path)
     # In the same folder, since a rename is only atomic within one file system.
     part = target.parent / f".fieldkit-{secrets.token_hex(8)}.part"
     try:
-        _write_through(part, data, target.stat().st_mode if os.path.exists(target) else None)
+        if mode is None and os.path.exists(target):
+            mode = target.stat().st_mode
+        _write_through(part, data, mode)
         os.replace(part, target)
         _sync_folder(target.parent)
     except OSError as error:
@@ -55,7 +59,9 @@ def check_writable(path: str | Path) -> Path:
 
 def _write_through(part: Path, data: bytes, mode: int | None) -> None:
     """Write ``data`` to the new file ``part`` and on to the disk."""
-    with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666), "wb") as file:
+    # Nobody may open a private file in the moment before its permissions are set.
+    first = 0o666 if mode is None else 0o600
+    with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, first), "wb") as file:
         if mode is not None:
             os.fchmod(file.fileno(), mode & 0o777)
         file.write(data)

@@ -20,7 +20,7 @@ from fieldkit.bundle.manifest import Manifest
 from fieldkit.bundle.pixels import Pixels
 from fieldkit.bundle.recipe import Recipe, Tensor
 from fieldkit.bundle.samples import Samples
-from fieldkit.bundle.seal import open_seal
+from fieldkit.bundle.seal import Seal, open_seal
 from fieldkit.errors import DamagedBundle
 
 Parts = Mapping[str, np.ndarray]
@@ -54,11 +54,12 @@ class Parsed:
     sizes: Mapping[str, int]
 
 
-def parse_file(data: bytes, where: object) -> Parsed:
-    """As ``parse_bundle``, with what is known of the file beside."""
-    if len(data) > layout.MAX_FILE:
-        raise DamagedBundle("too large for a bundle", where=where, expected=f"at most {layout.MAX_FILE} bytes")
-    statement = open_seal(data, where)
+def parse_file(data: bytes, where: object, seal: Seal | None = None) -> Parsed:
+    """As ``parse_bundle``, with what is known of the file beside.
+
+    seal: what ``open_seal`` gave for these very bytes, where that was done before.
+    """
+    statement = (seal or open_seal(data, where)).statement
     stored = hdf5.unpack(data, where)
     arrays = {path: each.array for path, each in stored.items()}
     bundle = _assemble(arrays, where)

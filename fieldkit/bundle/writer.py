@@ -27,7 +27,7 @@ def save_bundle(bundle: Bundle, path: str | Path, deflate: hdf5.Deflate = hdf5.d
     """
     data = write_bundle(bundle, deflate)
     write_atomically(path, data)
-    return replace(bundle, digest=open_seal(data, path).payload_sha256)
+    return replace(bundle, digest=open_seal(data, path).statement.payload_sha256)
 
 
 def write_bundle(bundle: Bundle, deflate: hdf5.Deflate = hdf5.deflate) -> bytes:
