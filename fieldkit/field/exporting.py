@@ -19,7 +19,9 @@ from fieldkit.bundle.contents import Bundle
 from fieldkit.bundle.manifest import Manifest
 from fieldkit.errors import IncompatibleBundle
 from fieldkit.field import program as onnx_format
-from fieldkit.field.protobuf import encode_bytes, encode_number
+from fieldkit.field.onnx_graph import encode_metadata
+from fieldkit.field.protobuf import encode_bytes
+from fieldkit.field.tensors import encode_tensor
 from fieldkit.field.training import Trained
 
 CLASSES, BUNDLE, RADIOMETRY = "fieldkit.classes", "fieldkit.bundle", "fieldkit.radiometry"
@@ -72,30 +74,10 @@ def complete_model(
 
     class_count: how many classes are in use, for a program with spare ones; None for any other.
     """
-    held = {f"param.{name}": values.astype("<f4") for name, values in weights.items()}
+    held = {f"param.{name}": values.astype(np.float32) for name, values in weights.items()}
     if class_count is not None:
-        held[CLASS_COUNT] = np.array([class_count], "<i8")
+        held[CLASS_COUNT] = np.array([class_count], np.int64)
     tensors = b"".join(
-        encode_bytes(onnx_format.GRAPH_INITIALIZER, _tensor(name, values)) for name, values in held.items()
+        encode_bytes(onnx_format.GRAPH_INITIALIZER, encode_tensor(name, values)) for name, values in held.items()
     )
-    entries = b"".join(
-        encode_bytes(
-            onnx_format.MODEL_METADATA,
-            encode_bytes(onnx_format.ENTRY_KEY, key.encode()),
-            encode_bytes(onnx_format.ENTRY_VALUE, value.encode()),
-        )
-        for key, value in metadata.items()
-    )
-    return b"".join((program, encode_bytes(onnx_format.MODEL_GRAPH, tensors), entries))
-
-
-def _tensor(name: str, values: np.ndarray) -> bytes:
-    """A TensorProto of float32 or int64 in ONNX's byte order, which is little-endian."""
-    return b"".join(
-        (
-            *(encode_number(onnx_format.TENSOR_DIMS, length) for length in values.shape),
-            encode_number(onnx_format.TENSOR_TYPE, onnx_format.ELEMENT_TYPES[values.dtype.name]),
-            encode_bytes(onnx_format.TENSOR_NAME, name.encode()),
-            encode_bytes(onnx_format.TENSOR_RAW, values.tobytes()),
-        )
-    )
+    return b"".join((program, encode_bytes(onnx_format.MODEL_GRAPH, tensors), encode_metadata(metadata)))
