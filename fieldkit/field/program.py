@@ -66,8 +66,6 @@ VALUE_NAME, VALUE_TYPE = 1, 2
 TYPE_TENSOR, TENSOR_TYPE_ELEMENT, TENSOR_TYPE_SHAPE = 1, 1, 2
 SHAPE_DIM, DIM_VALUE, DIM_NAME = 1, 1, 2
 ENTRY_KEY, ENTRY_VALUE = 1, 2
-ELEMENT_TYPES = {"float32": 1, "int64": 7}
-"""ONNX's numbers of the dtypes that fieldkit writes into models."""
 
 ONNX_DOMAINS = ("", "ai.onnx")
 
@@ -164,7 +162,7 @@ def check_program(program: bytes, where: str) -> None:
             _check_model_field(number, value, found)
         _check_whole(found)
     except ProgramError as error:
-        raise _placed(error, where) from None
+        raise placed(error, where) from None
 
 
 def read_metadata(model: bytes, where: str) -> dict[str, str]:
@@ -177,11 +175,12 @@ def read_metadata(model: bytes, where: str) -> dict[str, str]:
                 key, content = (protobuf.text(entry.get(each, memoryview(b""))) for each in (ENTRY_KEY, ENTRY_VALUE))
                 metadata[key] = content
     except ProgramError as error:
-        raise _placed(error, where) from None
+        raise placed(error, where) from None
     return metadata
 
 
-def _placed(error: ProgramError, where: str) -> ProgramError:
+def placed(error: ProgramError, where: str) -> ProgramError:
+    """The same error, with ``where`` the program is."""
     place = where if error.where is None else f"{where}, {error.where}"
     return ProgramError(error.message, where=place, found=error.found, expected=error.expected, remedy=error.remedy)
 

@@ -1,0 +1,70 @@
+"""Which numbers flow through a model: the range of each tensor over a set of images, for quantisation.
+
+A range that holds every value wastes steps on the rarest; a narrower one cuts those off.  The range is the one of
+least mean squared error over a histogram of what flowed (Nagel et al. 2021, A White Paper on Neural Network
+Quantization, section 3.1, equation 7), for 256 steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from fieldkit.field.onnx_graph import Graph, with_outputs
+from fieldkit.field.session import Session, open_session, run_session
+
+BATCH = 16
+BINS = 2048
+LEVELS = 255
+# How much of the full range a candidate keeps at either end.
+SHARES = np.linspace(1.0, 0.3, 36)
+
+Range = tuple[float, float]
+
+
+def activation_ranges(
+    graph: Graph, names: Sequence[str], images: np.ndarray, threads: int | None = None
+) -> dict[str, Range]:
+    """The range of least error of each of these float32 tensors of ``graph`` while it looks at ``images``.
+
+    images: [n, c, h, w] of the model's own dtype, n >= 1.  Every range holds 0, which padding and ReLU make.
+    """
+    names = list(names)
+    session = open_session(with_outputs(graph, names), "the model, with its tensors in between as outputs", threads)
+    ends = dict.fromkeys(names, (0.0, 0.0))
+    for found in _flow(session, names, images):
+        for name, values in found.items():
+            low, high = ends[name]
+            ends[name] = (min(low, float(values.min())), max(high, float(values.max())))
+    counts = {name: np.zeros(BINS) for name in names}
+    for found in _flow(session, names, images):
+        for name, values in found.items():
+            counts[name] += np.histogram(values, BINS, ends[name] if ends[name] != (0.0, 0.0) else (0.0, 1.0))[0]
+    return {name: _least_error(counts[name], ends[name]) for name in names}
+
+
+def _flow(session: Session, names: Sequence[str], images: np.ndarray) -> Iterator[Mapping[str, np.ndarray]]:
+    """What each tensor holds, batch after batch of images."""
+    for first in range(0, len(images), BATCH):
+        found = run_session(session, {"images": images[first : first + BATCH]}, "the model")
+        yield dict(zip(names, found[-len(names) :], strict=True))
+
+
+def _least_error(counts: np.ndarray, ends: Range) -> Range:
+    """The range within ``ends`` whose 256 steps err least on values that are spread as the histogram says."""
+    low, high = ends
+    middles = low + (np.arange(BINS) + 0.5) * (high - low) / BINS
+    best = (low, high)
+    # One end after the other, since they hardly meet; then again from there.
+    for _ in range(2):
+        best = min(((low * share, best[1]) for share in SHARES), key=lambda each: _error(middles, counts, each))
+        best = min(((best[0], high * share) for share in SHARES), key=lambda each: _error(middles, counts, each))
+    return best
+
+
+def _error(values: np.ndarray, counts: np.ndarray, ends: Range) -> float:
+    """Sum of squared errors of quantising ``values``, each as often as ``counts`` says."""
+    step = max((ends[1] - ends[0]) / LEVELS, np.finfo(np.float32).tiny)
+    kept = np.clip(np.round(values / step), np.round(ends[0] / step), np.round(ends[1] / step)) * step
+    return float((counts * (values - kept) ** 2).sum())
