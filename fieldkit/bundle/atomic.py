@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import secrets
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from fieldkit.errors import FieldkitError, ResourceError, UsageError
 
@@ -14,25 +16,40 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENAMETOOLONG, errno.ENOTDIR}
 
 
-def write_atomically(path: str | Path, data: bytes, mode: int | None = None) -> None:
-    """Write ``data`` to ``path``; whatever stood there before stays whole until the new file is.
+def write_atomically(path: str | Path, data: bytes) -> None:
+    """Write ``data`` to ``path``; see ``writing_atomically``."""
+    with writing_atomically(path) as file, explaining(path):
+        file.write(data)
 
-    mode: the file's permissions; None keeps those of an existing file.  A link is followed.
 
-    Raises UsageError if the folder is missing or may not be written to, ResourceError if the disk is full; the
-    temporary file is removed in either case.
+@contextmanager
+def writing_atomically(path: str | Path) -> Iterator[IO[bytes]]:
+    """A file to write to, which takes the place of ``path`` when the block ends; until then what stood there stays.
+
+    A link is followed; an existing file's permissions are kept.  Raises UsageError if the folder is missing or may not
+    be written to, ResourceError if the disk is full (writes in the block themselves belong into ``explaining``).  The
+    temporary file is removed if anything is raised, here or in the block.
     """
     target = check_writable(path)
     # In the same folder, since a rename is only atomic within one file system.
     part = target.parent / f".fieldkit-{secrets.token_hex(8)}.part"
     try:
-        if mode is None and os.path.exists(target):
-            mode = target.stat().st_mode
-        _write_through(part, data, mode)
-        os.replace(part, target)
-        _sync_folder(target.parent)
-    except OSError as error:
-        raise explained(error, path) from error
+        with explaining(path):
+            file = os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666), "wb")
+        try:
+            yield file
+            with explaining(path):
+                if os.path.exists(target):
+                    os.fchmod(file.fileno(), target.stat().st_mode & 0o777)
+                file.flush()
+                os.fsync(file.fileno())
+        finally:
+            # After a failed write, closing tries once more what is left.
+            with suppress(OSError):
+                file.close()
+        with explaining(path):
+            os.replace(part, target)
+            _sync_folder(target.parent)
     finally:
         with suppress(OSError):
             part.unlink()
@@ -57,18 +74,6 @@ def check_writable(path: str | Path) -> Path:
     return target
 
 
-def _write_through(part: Path, data: bytes, mode: int | None) -> None:
-    """Write ``data`` to the new file ``part`` and on to the disk."""
-    # Nobody may open a private file in the moment before its permissions are set.
-    first = 0o666 if mode is None else 0o600
-    with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, first), "wb") as file:
-        if mode is not None:
-            os.fchmod(file.fileno(), mode & 0o777)
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
 def _sync_folder(folder: Path) -> None:
     """Make the rename itself durable."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -80,6 +85,15 @@ def _sync_folder(folder: Path) -> None:
             raise
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def explaining(path: str | Path) -> Iterator[None]:
+    """Tell the user what a failed write to ``path`` means."""
+    try:
+        yield
+    except OSError as error:
+        raise explained(error, path) from error
 
 
 def explained(error: OSError, path: str | Path) -> FieldkitError:
