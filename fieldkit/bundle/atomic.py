@@ -16,31 +16,38 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENAMETOOLONG, errno.ENOTDIR}
 
 
-def write_atomically(path: str | Path, data: bytes) -> None:
+def write_atomically(path: str | Path, data: bytes, mode: int | None = None) -> None:
     """Write ``data`` to ``path``; see ``writing_atomically``."""
-    with writing_atomically(path) as file, explaining(path):
+    with writing_atomically(path, mode) as file, explaining(path):
         file.write(data)
 
 
 @contextmanager
-def writing_atomically(path: str | Path) -> Iterator[IO[bytes]]:
+def writing_atomically(path: str | Path, mode: int | None = None) -> Iterator[IO[bytes]]:
     """A file to write to, which takes the place of ``path`` when the block ends; until then what stood there stays.
 
-    A link is followed; an existing file's permissions are kept.  Raises UsageError if the folder is missing or may not
-    be written to, ResourceError if the disk is full (writes in the block themselves belong into ``explaining``).  The
-    temporary file is removed if anything is raised, here or in the block.
+    mode: the file's permissions, from the first byte on; None keeps an existing file's.  A link is followed.
+
+    Raises UsageError if the folder is missing or may not be written to, ResourceError if the disk is full (writes in
+    the block themselves belong into ``explaining``).  The temporary file is removed if anything is raised, here or in
+    the block.
     """
     target = check_writable(path)
     # In the same folder, since a rename is only atomic within one file system.
     part = target.parent / f".fieldkit-{secrets.token_hex(8)}.part"
     try:
         with explaining(path):
-            file = os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666), "wb")
+            if mode is None and os.path.exists(target):
+                mode = target.stat().st_mode & 0o777
+            # Nobody may open a private file in the moment before its permissions are set.
+            first = 0o666 if mode is None else 0o600
+            file = os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, first), "wb")
         try:
+            with explaining(path):
+                if mode is not None:
+                    os.fchmod(file.fileno(), mode)
             yield file
             with explaining(path):
-                if os.path.exists(target):
-                    os.fchmod(file.fileno(), target.stat().st_mode & 0o777)
                 file.flush()
                 os.fsync(file.fileno())
         finally:

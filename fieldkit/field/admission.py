@@ -6,21 +6,17 @@ bundle's ``sealer``, if it has one.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from fieldkit.bundle.contents import Bundle
-from fieldkit.bundle.reader import parse_bundle, read_bytes
+from fieldkit.bundle.reader import parse_file
+from fieldkit.field.verification import Sealer as Sealer
+from fieldkit.field.verification import read_verified
 
-
-class Sealer(Protocol):
-    """Keeps bytes secret on the disk: what ``close`` gives, only ``open`` on this device turns back."""
-
-    def close(self, data: bytes) -> bytes: ...
-
-    def open(self, data: bytes) -> bytes: ...
+if TYPE_CHECKING:
+    from fieldkit.bundle.keys import Passphrase
 
 
 @dataclass(frozen=True)
@@ -43,16 +39,25 @@ def open_bundle(
     *,
     allow_unsigned: bool = False,
     key: str | Path | None = None,
-    passphrase: Callable[[str], str] | None = None,
+    passphrase: Passphrase | None = None,
 ) -> Admitted:
     """The bundle in a file, if this device may use it.
 
-    allow_unsigned: take it even if no trusted key signed it.
+    Without a trust store any sound bundle is taken.  With one, as many trusted keys must have signed it as the policy
+    says, and no newer issue of it may have been opened here; this one's serial is then remembered.
+
+    allow_unsigned: take it even if no trusted key signed it, unless the device is locked.
     key: the private key file of this device, for an encrypted bundle; None takes the one in the config folder.
     passphrase: asked with the key's name for its passphrase.
 
-    Raises UsageError if there is no such file, TrustError if its origin is not trusted here, BundleError for anything
-    wrong in its bytes.
+    Raises UsageError if there is no such file or key, TrustError if its origin is not trusted here or it was encrypted
+    for others, BundleError for anything wrong in its bytes.
     """
-    data = read_bytes(path)
-    return Admitted(parse_bundle(data, path), data)
+    verified = read_verified(path, allow_unsigned=allow_unsigned, key=key, passphrase=passphrase)
+    bundle = parse_file(verified.data, path, verified.seal).bundle
+    if verified.signers:
+        from fieldkit.field.serials import Serials
+        from fieldkit.field.store import Store
+
+        Serials(Store()).record(bundle.manifest.name, bundle.serial, bundle.digest)
+    return Admitted(bundle, verified.data, verified.signers, verified.sealer)
