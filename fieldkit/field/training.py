@@ -157,11 +157,13 @@ class Trainer:
     A Trainer is not safe to share between threads.
     """
 
-    def __init__(self, recipe: Recipe, *, scope: str = "full", threads: int | None = None) -> None:
+    def __init__(
+        self, recipe: Recipe, *, scope: str = "full", threads: int | None = None, frugal: bool = False
+    ) -> None:
         self.recipe = recipe
         self.scope = scope
         self.threads = available_threads() if threads is None else threads
-        self._stepper = Stepper(recipe, scope, self.threads)
+        self._stepper = Stepper(recipe, scope, self.threads, frugal)
         self.batch = len(self._stepper.feeds["images"])
         self._losses: list[float] = []
 
@@ -236,7 +238,7 @@ class Feed:
             used = self.classes if samples.targets.ndim == 1 else samples.targets.shape[1]
             feeds["class_mask"][...] = np.arange(self.classes) < used
         feeds["weights"][...] = 1.0
-        if len(samples) <= self.batch:
+        if self.positions(0) is None:
             # The whole set fits: it is written once.  What pads it are real samples, so that nothing can overflow,
             # and weight 0 keeps them out of the loss.
             self._set(self._chosen(np.arange(self.batch) % len(samples)))
@@ -259,11 +261,18 @@ class Feed:
         """Set all that step ``step`` reads but the learning rate."""
         self._set(self._prepared(step))
 
+    def positions(self, step: int) -> np.ndarray | None:
+        """Which samples step ``step`` takes, int64 [batch]; None if each step takes all, and the rest is padding."""
+        if len(self.samples) <= self.batch:
+            return None
+        return minibatch(self.seed, step, len(self.samples), self.batch)
+
     def _prepared(self, step: int) -> dict[str, np.ndarray]:
         """What changes from step to step, by the names of inputs; ``random`` stands for all of ``random.<i>``."""
         made = {"step": np.array(step, np.float32)}
-        if len(self.samples) > self.batch:
-            made |= self._chosen(minibatch(self.seed, step, len(self.samples), self.batch))
+        positions = self.positions(step)
+        if positions is not None:
+            made |= self._chosen(positions)
         if "aug" in self.feeds:
             made["aug"] = augmentation.draw(self.seed, step, self.feeds["aug"].shape)
         return made | {"random": augmentation.draw_randoms(self.seed, step, sum(each.size for each in self.randoms))}
