@@ -15,7 +15,9 @@ from fieldkit.bundle.documents import Each, OneOf, Word
 GENERATOR = "philox-1"
 SCHEDULES = ("constant", "cosine", "one-cycle", "step", "listed")
 LAWS = ("constant", "uniform", "normal")
-SCOPES = ("full", "head", "norm-bias")
+UNLABELLED = "unlabelled"
+"""Of a scope that trains the normalisations on images without labels, by the entropy of the predictions."""
+SCOPES = ("full", "head", "norm-bias", UNLABELLED)
 LAST = "last-"
 """Of a scope that trains the last so many blocks: last-1 to last-99."""
 AVERAGE = "average"

@@ -116,7 +116,8 @@ GO_ON = "the same command with --resume goes on"
     multiple=True,
     default=("full",),
     show_default=True,
-    help="What a train program trains: full, head, norm-bias or last-K blocks; repeatable.",
+    help="What a train program trains: full, head, norm-bias, last-K blocks, or unlabelled (the normalisations, on "
+    "images without labels); repeatable.",
 )
 @click.option(
     "--spare-classes",

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from fieldkit.bundle.recipe import SCHEDULES, Augmentation, Schedule, is_scope
+from fieldkit.bundle.recipe import SCHEDULES, SCOPES, Augmentation, Schedule, is_scope
 from fieldkit.bundle.seal import MAX_NAME, name_fits
 from fieldkit.errors import UsageError
 from fieldkit.field.training import MAX_SEED
@@ -172,7 +172,7 @@ def _check_training(spec: Spec) -> None:
         raise UsageError("the set is distilled for whole trainings", where="scopes", expected="full among them")
     for scope in spec.scopes:
         if not is_scope(scope):
-            expected = "full, head, norm-bias, or last-K with K from 1 to 99"
+            expected = f"{', '.join(SCOPES)}, or last-K with K from 1 to 99"
             raise UsageError("unknown scope", where="scopes", found=scope, expected=expected)
     known = {each.name for each in fields(Schedule)} - {"steps", "batch", "rates"}
     unknown = sorted(set(spec.schedule) - known)

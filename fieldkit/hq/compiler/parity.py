@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from fieldkit.bundle.radiometry import Radiometry
-from fieldkit.bundle.recipe import AVERAGE, Initial, Recipe
+from fieldkit.bundle.recipe import AVERAGE, UNLABELLED, Initial, Recipe
 from fieldkit.bundle.weights import draw, initial_weights, uniforms
 from fieldkit.errors import ProgramError
 from fieldkit.field.augmentation import in_order
@@ -156,7 +156,7 @@ class _Reference:
     """Torch's own training of what a scope trains."""
 
     def __init__(self, subject: Subject, scope: str, trained: frozenset[str], weights: Tensors) -> None:
-        self.loss = subject.loss
+        self.loss = subject.loss.of(scope)
         model = self.loss.model
         load_weights(model, weights)
         set_modes(model, trained)
@@ -173,6 +173,8 @@ class _Reference:
         for each in self.update.parameters.values():
             each.grad = None
         feeds = {name: torch.from_numpy(each) for name, each in batch.items() if not name.startswith(RANDOM)}
+        if not self.loss.augmentation.width:
+            feeds.pop("aug", None)
         with replayed(in_order(batch)):
             loss: torch.Tensor = self.loss(**feeds)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -226,7 +228,8 @@ def _with_gaps(batch: dict[str, Array]) -> dict[str, Array]:
     if len(mask) > 2:
         mask[-1] = 0.0
         targets *= mask
-        targets /= targets.sum(axis=1, keepdims=True)
+        sums = targets.sum(axis=1, keepdims=True)
+        targets /= np.where(sums > 0, sums, 1.0)
     return batch | {"weights": weights, "class_mask": mask, "targets": targets}
 
 
@@ -278,12 +281,19 @@ class _Trial:
         losses = [reference.step(next(batches)) for _ in range(steps)]
         nudged = {name: each * np.float32(1.0 + NUDGE) for name, each in self.weights.items()}
         twin = _Reference(self.subject, self.scope, self.trained, nudged)
-        batches = _batches(self.subject, self.randoms)
+        batches = self._batches()
         return float(np.max([abs(twin.step(next(batches)) / loss - 1.0) for loss in losses]))
 
     def _start(self) -> tuple[_Reference, Iterator[dict[str, Array]]]:
         reference = _Reference(self.subject, self.scope, self.trained, self.weights)
-        return reference, _batches(self.subject, self.randoms)
+        return reference, self._batches()
+
+    def _batches(self) -> Iterator[dict[str, Array]]:
+        """The batches of a training; without labels on every other row where the scope trains on such."""
+        for batch in _batches(self.subject, self.randoms):
+            if self.scope == UNLABELLED:
+                batch["targets"][::2] = 0.0
+            yield batch
 
     def _compare(self, reference: _Reference, batch: dict[str, Array], step: int) -> tuple[str, float]:
         """One step of both from the same point on the same batch."""

@@ -11,7 +11,7 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from fieldkit.bundle.radiometry import Radiometry
-from fieldkit.bundle.recipe import Augmentation, Tensor
+from fieldkit.bundle.recipe import UNLABELLED, Augmentation, Tensor
 from fieldkit.errors import ProgramError
 from fieldkit.field.exporting import CLASS_COUNT
 from fieldkit.hq.augmentation import augment
@@ -41,7 +41,10 @@ class Sizes:
 
 
 class TrainingLoss(nn.Module):
-    """Native counts and soft labels -> loss: what a train program differentiates."""
+    """Native counts and soft labels -> loss: what a train program differentiates.
+
+    unlabelled: rows of targets that are all 0 count by the entropy of their predictions.
+    """
 
     def __init__(
         self,
@@ -50,6 +53,7 @@ class TrainingLoss(nn.Module):
         augmentation: Augmentation,
         sizes: Sizes,
         label_smoothing: float = 0.0,
+        unlabelled: bool = False,
     ) -> None:
         super().__init__()
         self.model = model
@@ -58,6 +62,16 @@ class TrainingLoss(nn.Module):
         self.augmentation = augmentation
         self.sizes = sizes
         self.label_smoothing = label_smoothing
+        self.unlabelled = unlabelled
+
+    def of(self, scope: str) -> TrainingLoss:
+        """The loss that programs of ``scope`` differentiate: itself, or of the same model without labels.
+
+        Nothing changes the images of the latter: its predictions are to be made surer as they are in use.
+        """
+        if scope != UNLABELLED:
+            return self
+        return TrainingLoss(self.model, self.radiometry, Augmentation(), self.sizes, unlabelled=True)
 
     def forward(
         self,
@@ -72,7 +86,8 @@ class TrainingLoss(nn.Module):
             images = augment(images, aug, self.augmentation)
         if self.label_smoothing:
             targets = classification.smoothed(targets, class_mask, self.label_smoothing)
-        return classification.loss(self.model(images), targets, weights, class_mask)
+        loss = classification.unlabelled_loss if self.unlabelled else classification.loss
+        return loss(self.model(images), targets, weights, class_mask)
 
 
 class Logits(nn.Module):
@@ -138,6 +153,7 @@ class TrainProgram:
 
 def train_program(loss: TrainingLoss, tensors: Tensors, update: Update, scope: str = "full") -> TrainProgram:
     """One training step of what ``scope`` trains: see docs/program.md for its inputs and outputs."""
+    loss = loss.of(scope)
     trained = trained_parameters(loss.model, scope)
     graph = Graph(f"train/{scope}")
     values = {

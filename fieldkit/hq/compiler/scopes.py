@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from torch import nn
 
-from fieldkit.bundle.recipe import LAST, is_scope
+from fieldkit.bundle.recipe import LAST, SCOPES, UNLABELLED, is_scope
 from fieldkit.errors import ProgramError, UsageError
 
 # Layers whose parameters scale and offset what they have normalised, as far as torch has a name for them all.
@@ -21,21 +21,22 @@ def trained_parameters(model: nn.Module, scope: str) -> frozenset[str]:
     """Names of the parameters that ``scope`` trains.
 
     full: all.  head: those of the last layer.  norm-bias: scales and offsets of normalisation layers, and every bias
-    (TinyTL, Cai et al. 2020, says why: they need no stored activations).  last-K: the last K of ``model.blocks``, and
-    what comes after them.
+    (TinyTL, Cai et al. 2020, says why: they need no stored activations).  unlabelled: scales and offsets of
+    normalisation layers alone (Wang et al. 2021).  last-K: the last K of ``model.blocks``, and what comes after them.
 
     Raises UsageError for a scope that does not exist or that this model does not offer.
     """
     if not is_scope(scope):
         raise UsageError(
-            "unknown scope", where="scope", found=scope, expected="full, head, norm-bias, or last-K with K from 1 to 99"
+            "unknown scope", where="scope", found=scope, expected=f"{', '.join(SCOPES)}, or last-K with K from 1 to 99"
         )
     names = [name for name, each in model.named_parameters() if each.requires_grad]
     if scope == "head":
         names = [name for name in names if name.startswith(f"{head_path(model)}.")]
-    elif scope == "norm-bias":
+    elif scope in ("norm-bias", UNLABELLED):
         norms = tuple(f"{path}." for path, layer in model.named_modules() if is_norm(layer))
-        names = [name for name in names if name.rpartition(".")[2] in BIASES or name.startswith(norms or ("\n",))]
+        biases = BIASES if scope == "norm-bias" else set()
+        names = [name for name in names if name.rpartition(".")[2] in biases or name.startswith(norms or ("\n",))]
     elif scope != "full":
         kept = set(_before_the_last(model, int(scope.removeprefix(LAST))))
         names = [name for name in names if name not in kept]

@@ -19,6 +19,20 @@ def loss(logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor, cla
     return (entropy * weights).sum() / weights.sum()
 
 
+def unlabelled_loss(
+    logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor, class_mask: torch.Tensor
+) -> torch.Tensor:
+    """As ``loss``, but a row of ``targets`` that is all 0 counts by the entropy of its prediction (Wang et al. 2021).
+
+    An entropy is the cross-entropy with the prediction itself, so a row of targets and what it lacks of 1 are one sum.
+    """
+    masked = logits + (class_mask - 1.0) * OFF
+    lacking = 1.0 - targets.sum(dim=1, keepdim=True)
+    wanted = targets + torch.softmax(masked, dim=1) * lacking
+    entropy = -(wanted * torch.log_softmax(masked, dim=1)).sum(dim=1)
+    return (entropy * weights).sum() / weights.sum()
+
+
 def smoothed(targets: torch.Tensor, class_mask: torch.Tensor, share: float) -> torch.Tensor:
     """Soft labels float32 [b, k] with ``share`` of each row spread evenly over the classes in use."""
     return targets * (1.0 - share) + class_mask * (share / class_mask.sum())
