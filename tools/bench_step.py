@@ -31,7 +31,8 @@ from fieldkit.bundle.radiometry import Radiometry, default_bands
 from fieldkit.bundle.recipe import Augmentation, Initial, Recipe, Schedule
 from fieldkit.bundle.weights import initial_weights
 from fieldkit.cli.build import recipe as parsed
-from fieldkit.field.session import RANDOM, Stepper, runtime_version
+from fieldkit.field.interface import RANDOM
+from fieldkit.field.session import Stepper, runtime_version
 from fieldkit.hq.compiler.optimisers import Sgd
 from fieldkit.hq.compiler.programs import Sizes, Tensors, TrainingLoss, example_batch, train_program
 from fieldkit.hq.compiler.scopes import set_modes, trained_parameters

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from fieldkit.bundle.weights import halves, uniforms
-from fieldkit.field.session import RANDOM
+from fieldkit.field.interface import RANDOM
 
 # Streams below belong to the initial weights (one per parameter); minibatch orders start at ORDERS.
 DRAWS = 1 << 32

@@ -5,9 +5,10 @@ Nothing else in fieldkit imports onnxruntime.  Its failures leave here as Progra
 
 from __future__ import annotations
 
-import math
+import ctypes
 import os
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TypeAlias
 
@@ -17,6 +18,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as native
 
 from fieldkit.bundle.recipe import Recipe
 from fieldkit.errors import FieldkitError, ProgramError, ResourceError, UsageError
+from fieldkit.field.interface import check_interface
 from fieldkit.field.program import check_program
 
 Session: TypeAlias = onnxruntime.InferenceSession
@@ -26,11 +28,13 @@ FATAL = 4
 MAX_THREADS = 1024
 SPINS_BRIEFLY = (1, 26)
 """The first version of onnxruntime that can be told how long to spin."""
-MAX_VALUES = 2**31
-"""Values of one tensor that a training reads or writes."""
-FEEDS = ("images", "targets", "weights", "class_mask", "lr", "step", "aug")
-RANDOM = "random."
-"""What the inputs that take fresh uniform randoms at each step begin with."""
+OPENING_SECONDS = 120.0
+"""How long onnxruntime may take to open a program; HQ's largest take a second on two cores."""
+_M_MMAP_THRESHOLD, _LARGE = -3, 1 << 18
+"""glibc's parameter for ``mallopt``, and bytes."""
+CPU = "CPUExecutionProvider"
+_providers: tuple[str, ...] = (CPU,)
+"""What runs the programs that are opened, best first; ``field/providers.py`` decides."""
 # onnxruntime has no common base for its exceptions, and older versions lack some of them.
 _NAMES = (
     "EPFail",
@@ -59,6 +63,22 @@ onnxruntime.set_default_logger_severity(FATAL)
 onnxruntime.disable_telemetry_events()
 
 
+def set_providers(names: Sequence[str]) -> None:
+    """Open programs from here on with these of onnxruntime's providers, best first."""
+    global _providers
+    _providers = tuple(names)
+
+
+def providers() -> tuple[str, ...]:
+    """What programs are opened with, best first."""
+    return _providers
+
+
+def built_in_providers() -> tuple[str, ...]:
+    """The providers that this onnxruntime was built with."""
+    return tuple(onnxruntime.get_available_providers())
+
+
 def available_threads() -> int:
     """How many processors this process may use."""
     if hasattr(os, "sched_getaffinity"):
@@ -71,10 +91,11 @@ def runtime_version() -> str:
     return str(onnxruntime.__version__)
 
 
-def open_session(program: bytes, where: str, threads: int | None = None) -> Session:
+def open_session(program: bytes, where: str, threads: int | None = None, frugal: bool = False) -> Session:
     """A session of ``program`` after it was checked against the program contract.
 
     where: what messages call the program.  threads: None takes every processor this process may use.
+    frugal: give memory back between any two operators: about two thirds of the memory for half as much time again.
     Raises ProgramError for a program that breaks the contract or that onnxruntime refuses, UsageError for a number of
     threads out of range.
     """
@@ -91,13 +112,46 @@ def open_session(program: bytes, where: str, threads: int | None = None) -> Sess
     # Measured on two cores (ConvNet-3, width 32 and 64): planning memory ahead holds it twice, 297 MB instead of 193,
     # and is no faster.
     options.enable_mem_pattern = False
+    # onnxruntime's plan of which tensor reuses which one's memory holds more than an allocator needs that takes and
+    # frees each when it is due: 586 MB instead of 449 for mobilenet's step, 207 instead of 173 for resnet's, in the
+    # same time (batch 100, 32x32, 2 threads: 0.95 to 1.06 of it) and with the same bits.
+    options.enable_mem_reuse = False
+    if frugal:
+        options.enable_cpu_mem_arena = False
+        _give_back_memory()
     for name, value in _waiting().items():
         options.add_session_config_entry(f"session.intra_op.{name}", value)
     # Else a program that is ONNX to the check above and also begins like onnxruntime's own format is run as the latter.
     options.add_session_config_entry("session.load_model_format", "ONNX")
-    with _failures_named(where):
+    with _failures_named(where), _deadline(options):
         # Without fallback, since onnxruntime would announce it on stdout, where our data goes.
-        return Session(program, sess_options=options, providers=["CPUExecutionProvider"], enable_fallback=0)
+        return Session(program, sess_options=options, providers=list(_providers), enable_fallback=0)
+
+
+def _give_back_memory() -> None:
+    """Tell the C library to map each block of 256 KiB or more for itself, so that a freed one goes back at once.
+
+    Else it keeps what was freed for later, in pieces, and a session without an arena takes more than one with it.
+    Other libraries than glibc have no such setting, and need none.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, _LARGE)
+
+
+@contextmanager
+def _deadline(options: onnxruntime.SessionOptions) -> Iterator[None]:
+    """Let onnxruntime give up opening a program after OPENING_SECONDS, as versions from 1.22 on can."""
+    if not hasattr(options, "set_load_cancellation_flag"):
+        yield
+        return
+    timer = threading.Timer(OPENING_SECONDS, options.set_load_cancellation_flag, [True])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _waiting() -> dict[str, str]:
@@ -136,12 +190,12 @@ class Stepper:
     feeds: images, targets, weights, class_mask, lr, step, aug and random.<i>, as far as the program asks for them.
     """
 
-    def __init__(self, recipe: Recipe, scope: str, threads: int | None = None) -> None:
+    def __init__(self, recipe: Recipe, scope: str, threads: int | None = None, frugal: bool = False) -> None:
         check_scope(recipe, scope)
         program = recipe.programs[f"train/{scope}"]
         self.where = f"recipe {recipe.name}, program train/{scope}"
-        self.session = open_session(program, self.where, threads)
-        self._check_interface(recipe, scope)
+        self.session = open_session(program, self.where, threads, frugal)
+        check_interface(self.session.get_inputs(), self.session.get_outputs(), recipe, scope)
         tensors = [(f"param.{each.name}", each.shape) for each in recipe.parameters]
         tensors += [(f"state.{each.name}", each.shape) for each in recipe.state[scope]]
         outputs = [each.name for each in self.session.get_outputs()]
@@ -194,69 +248,6 @@ class Stepper:
             bindings.append(binding)
         return bindings
 
-    def _check_interface(self, recipe: Recipe, scope: str) -> None:
-        """The program's inputs and outputs are those of the contract, float32 and of static shape."""
-        inputs = {each.name: each for each in self.session.get_inputs()}
-        outputs = {each.name: each for each in self.session.get_outputs()}
-        shapes = {f"param.{each.name}": each.shape for each in recipe.parameters}
-        states = {f"state.{each.name}": each.shape for each in recipe.state[scope]}
-        shapes |= states
-        # A parameter may stay as it is, and one that a step only replaces need not be read; a state is carried.
-        known = [*states, *(name for name in shapes if name in inputs)]
-        faults = [f"input {name} {shapes[name]}" for name in known if not _is_float(inputs.get(name), shapes[name])]
-        made = {f"new.{name}": shapes[name] for name in shapes if name in states or f"new.{name}" in outputs}
-        faults += [f"output {name} {shape}" for name, shape in made.items() if not _is_float(outputs.get(name), shape)]
-        if not any(name.startswith("new.param.") for name in made):
-            faults.append("output new.param.<name> of any parameter")
-        faults += [f"input {name}" for name in ("images", "targets", "weights", "lr") if name not in inputs]
-        faults += [f"static shape of {name}" for name, each in inputs.items() if not _is_float(each, None)]
-        unknown = [f"input {name}" for name in inputs if name not in shapes and not _is_fed(name)]
-        unknown += [f"output {name}" for name in outputs if name not in {*made, "loss"}]
-        if not _is_float(outputs.get("loss"), ()):
-            faults.append("output loss ()")
-        if not faults:
-            faults = _feed_faults({name: tuple(each.shape) for name, each in inputs.items()})
-        found = [f"it lacks {', '.join(faults)}"] * bool(faults)
-        found += [f"it has {', '.join(unknown)}"] * bool(unknown)
-        if found:
-            raise ProgramError(
-                "a train program breaks the contract",
-                where=self.where,
-                found="; ".join(found),
-                expected="what docs/program.md lists, in float32",
-                remedy="build the bundle again with fieldkit build",
-            )
-
-
-def _feed_faults(shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
-    """Which of the inputs that the host fills have another shape than B images of K classes make them."""
-    if len(shapes["images"]) != 4 or len(shapes["targets"]) != 2 or min(shapes["images"] + shapes["targets"]) < 1:
-        return ["images (B, C, H, W) and targets (B, K), none of them 0"]
-    batch, classes = shapes["images"][0], shapes["targets"][1]
-    expected: dict[str, tuple[int, ...]] = {
-        "targets": (batch, classes),
-        "weights": (batch,),
-        "class_mask": (classes,),
-        "lr": (),
-        "step": (),
-        "aug": (batch, (*shapes.get("aug", ()), 0, 0)[1]),
-    }
-    return [f"{name} {shape}" for name, shape in expected.items() if shapes.get(name, shape) != shape]
-
-
-def _is_fed(name: str) -> bool:
-    """Whether the host fills an input of this name."""
-    return name in FEEDS or name.startswith(RANDOM)
-
-
-def _is_float(node: onnxruntime.NodeArg | None, shape: tuple[int, ...] | None) -> bool:
-    """Whether a program's input or output is float32 of ``shape`` (None: any without symbols)."""
-    if node is None or node.type != "tensor(float)":
-        return False
-    if not all(isinstance(length, int) for length in node.shape) or math.prod(node.shape) > MAX_VALUES:
-        return False
-    return shape is None or tuple(node.shape) == shape
-
 
 @contextmanager
 def _failures_named(where: str) -> Iterator[None]:
@@ -272,6 +263,13 @@ def _named(error: Exception, where: str) -> FieldkitError:
     if any(sign in reason.lower() for sign in _OUT_OF_MEMORY):
         return ResourceError(
             "not enough memory", where=where, remedy="free memory, or choose a smaller recipe or batch"
+        )
+    if type(error).__name__ == "ModelLoadCanceled":
+        return ResourceError(
+            "opening this program took too long",
+            where=where,
+            found=f"more than {OPENING_SECONDS:g} s",
+            remedy="choose a smaller recipe, or a faster machine",
         )
     return ProgramError(
         "onnxruntime cannot run this program",

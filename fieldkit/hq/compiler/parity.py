@@ -21,7 +21,8 @@ from fieldkit.bundle.weights import draw, initial_weights, uniforms
 from fieldkit.errors import ProgramError
 from fieldkit.field.augmentation import in_order
 from fieldkit.field.exporting import complete_model
-from fieldkit.field.session import RANDOM, Stepper, open_session, run_session, runtime_version
+from fieldkit.field.interface import RANDOM
+from fieldkit.field.session import Stepper, open_session, run_session, runtime_version
 from fieldkit.hq.compiler.programs import Prediction, TrainingLoss, example_batch
 from fieldkit.hq.compiler.randomness import replayed
 from fieldkit.hq.compiler.scopes import set_modes, trained_parameters

@@ -15,7 +15,8 @@ from fieldkit.bundle.recipe import Recipe
 from fieldkit.bundle.samples import Samples
 from fieldkit.bundle.weights import initial_weights
 from fieldkit.field.augmentation import in_order
-from fieldkit.field.session import RANDOM, Stepper
+from fieldkit.field.interface import RANDOM
+from fieldkit.field.session import Stepper
 from fieldkit.field.training import Feed
 from fieldkit.hq.compiler.programs import Prediction, Sizes, TrainingLoss
 from fieldkit.hq.compiler.randomness import replayed
