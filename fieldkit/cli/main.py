@@ -22,6 +22,12 @@ COMMANDS = {
     "test": ("fieldkit.cli.test", "Score a trained model on a labelled data set."),
     "predict": ("fieldkit.cli.predict", "Classify image files with a trained model."),
     "inspect": ("fieldkit.cli.inspect", "Show what a bundle holds."),
+    "keygen": ("fieldkit.cli.keygen", "Make a key pair of a person or a device."),
+    "sign": ("fieldkit.cli.sign", "Sign a bundle."),
+    "verify": ("fieldkit.cli.verify", "Tell whether a bundle is whole, and signed by keys that are trusted."),
+    "trust": ("fieldkit.cli.trust", "Say whose bundles this device takes."),
+    "encrypt": ("fieldkit.cli.encrypt", "Encrypt a bundle for chosen devices."),
+    "decrypt": ("fieldkit.cli.decrypt", "Write the bundle inside an encrypted one to a file."),
 }
 # What click 8.2 and newer raise to show a group's help; older ones show it and leave.
 NO_ARGUMENTS: type[click.UsageError] | tuple[()] = getattr(click.exceptions, "NoArgsIsHelpError", ())

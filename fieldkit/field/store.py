@@ -36,7 +36,7 @@ class Store:
         """Whether there is anything at all of this name.  Raises TrustError where that cannot be told."""
         try:
             os.lstat(self.path(name))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return False
         except OSError as error:
             raise unreliable(self.path(name), str(error.strerror)) from error

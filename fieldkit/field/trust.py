@@ -205,6 +205,26 @@ class TrustStore:
             self._check_unlocked(policy, "forget a serial")
         return self.serials.forget(name)
 
+    def describe(self) -> dict[str, Any]:
+        """The policy, each key with its state, and the newest serials, as JSON."""
+        policy = self.policy()
+        shown = policy or Policy()
+        keys = [
+            {"name": each.name, "id": each.id, "state": "revoked" if each.id in shown.revoked else "trusted"}
+            for each in shown.keys
+        ]
+        known = {each.id for each in shown.keys}
+        keys += [{"name": "", "id": each, "state": "revoked"} for each in sorted(shown.revoked - known)]
+        return {
+            "folder": str(self.store.folder),
+            "exists": policy is not None,
+            "require": shown.require,
+            "locked": shown.locked,
+            "keys": keys,
+            "seen": {name: each.serial for name, each in sorted(self.serials.seen().items())},
+            "device_key": self.store.holds(DEVICE_KEY),
+        }
+
     def own(self, key: PrivateKey, path: str | Path) -> Path:
         """Make ``key``, in the file ``path``, the device's own; where it is kept.  The file is copied as it is.
 

@@ -52,11 +52,15 @@ class Verdict:
     require: int
     refusal: TrustError | None
 
+    @property
+    def encrypted(self) -> bool:
+        return self.statement.format == SEALED
+
     def to_json(self) -> dict[str, Any]:
         return {
             "name": self.statement.name,
             "serial": self.statement.serial,
-            "encrypted": self.statement.format == SEALED,
+            "encrypted": self.encrypted,
             "trusted": self.refusal is None,
             "require": self.require,
             "signers": [vars(each) for each in self.signers],
@@ -93,10 +97,14 @@ def read_verified(
     allow_unsigned: bool = False,
     key: str | Path | None = None,
     passphrase: Passphrase | None = None,
+    encrypted: bool | None = None,
 ) -> Verified:
-    """The bytes of a bundle that this device may parse; parameters and errors as for ``admission.open_bundle``."""
+    """The bytes of a bundle that this device may parse; parameters and errors as for ``admission.open_bundle``.
+
+    encrypted: whether the file must be, or must not be.
+    """
     data = read_bytes(path)
-    seal = open_seal(data, path, encrypted=None)
+    seal = open_seal(data, path, encrypted)
     signers: tuple[str, ...] = ()
     if (store := Store()).holds(TRUST):
         signers = _admitted(seal, allow_unsigned, path)
