@@ -18,6 +18,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as native
 
 from fieldkit.bundle.recipe import Recipe
 from fieldkit.errors import FieldkitError, ProgramError, ResourceError, UsageError
+from fieldkit.field.extents import check_extents
 from fieldkit.field.interface import check_interface
 from fieldkit.field.program import check_program
 
@@ -102,6 +103,7 @@ def open_session(program: bytes, where: str, threads: int | None = None, frugal:
     if threads is not None and not 1 <= threads <= MAX_THREADS:
         raise UsageError("no number of threads", where="threads", found=threads, expected=f"1 to {MAX_THREADS}")
     check_program(program, where)
+    check_extents(program, where)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or available_threads()
     options.inter_op_num_threads = 1
