@@ -48,6 +48,9 @@ ACTIVATIONS = (
     lambda x: functional.softplus(x, beta=3.0),
     functional.logsigmoid,
     functional.softsign,
+    functional.softshrink,
+    lambda x: functional.softshrink(x, 0.25) + functional.hardshrink(x, 1.0),
+    lambda x: functional.threshold(x, 0.75, -2.0),
     functional.tanhshrink,
 )
 FUNCTIONS = (

@@ -48,6 +48,26 @@ EXTREMES = (
 )
 
 
+COSINES = (
+    functional.cosine_similarity,
+    lambda a, b: functional.cosine_similarity(a, b[:1], dim=2),
+    lambda a, b: functional.cosine_similarity(a, b[0], dim=-1),
+    lambda a, b: torch._weight_norm(a, b[:, :1, :1, :1].abs() + 0.5),
+    lambda a, b: torch._weight_norm(a, b[:1, :1, :1].abs() + 0.5, 3),
+)
+
+
+@few
+@given(shape=st.tuples(size, size, size, st.sampled_from((2, 3, 5))))
+def test_directions(shape):
+    check_all(COSINES, tensors(shape, shape))
+
+
+def test_a_layer_under_weight_normalisation():
+    layer = torch.nn.utils.parametrizations.weight_norm(torch.nn.Conv2d(3, 4, 3))
+    check(layer, tensors((2, 3, 5, 5)))
+
+
 @few
 @given(shape=st.tuples(size, size, size, size))
 def test_sums_norms_and_extremes(shape):

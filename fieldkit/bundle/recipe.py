@@ -144,7 +144,8 @@ class Schedule:
         """The same schedule stretched or squeezed to ``steps`` steps."""
         if self.kind != "listed":
             share = steps / max(self.steps, 1)
-            milestones = tuple(round(each * share) for each in self.milestones)
+            # A milestone at 0 would lower the rate before the first step.
+            milestones = tuple(max(1, round(each * share)) for each in self.milestones)
             return replace(self, steps=steps, warmup=round(self.warmup * share), milestones=milestones)
         places = np.linspace(0.0, self.steps - 1, steps)
         rates = np.interp(places, np.arange(self.steps), self.rates)

@@ -11,6 +11,7 @@ from fieldkit.hq.compiler.rules import (
     casting,
     choices,
     convolution,
+    directions,
     dropout,
     einsum,
     filling,
@@ -28,6 +29,7 @@ from fieldkit.hq.compiler.rules import (
     sampling,
     shaping,
     stem,
+    thresholds,
     variance,
 )
 from fieldkit.hq.compiler.rules.call import Fusion, Rule
@@ -40,6 +42,7 @@ RULES: dict[str, Rule] = {
     **choices.RULES,
     **casting.RULES,
     **activation.RULES,
+    **thresholds.RULES,
     **shaping.RULES,
     **rearranging.RULES,
     **indexing.RULES,
@@ -47,6 +50,7 @@ RULES: dict[str, Rule] = {
     **einsum.RULES,
     **reduction.RULES,
     **linear.RULES,
+    **directions.RULES,
     **attention.RULES,
     **convolution.RULES,
     **normalisation.RULES,
