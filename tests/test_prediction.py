@@ -12,7 +12,8 @@ from PIL import Image
 
 from fieldkit.errors import DataError, ProgramError, UsageError
 from fieldkit.field import exporting
-from fieldkit.field.answers import find_images, predict_files
+from fieldkit.field.answers import Asking, predict_files
+from fieldkit.field.finding import find_images
 from fieldkit.field.prediction import Predictor
 from fieldkit.field.training import train
 
@@ -126,7 +127,7 @@ def test_files_are_answered_in_order_and_faults_do_not_stop_the_run(tmp_path: Pa
     (tmp_path / "images" / "notes.txt").write_text("not an image")
     empty = tmp_path / "empty"
     empty.mkdir()
-    files = find_images([tmp_path / "images", tmp_path / "none.png", empty])
+    files = list(find_images([tmp_path / "images", tmp_path / "none.png", empty]))
     assert [path.name for path in files] == [
         "0.png",
         "1.png",
@@ -138,7 +139,7 @@ def test_files_are_answered_in_order_and_faults_do_not_stop_the_run(tmp_path: Pa
         "empty",
     ]
     predictor = Predictor.open(MODEL)
-    answers = list(predict_files(predictor, files, batch=3))
+    answers = list(predict_files(predictor, files, Asking(batch=3)))
     assert [Path(each.file).name for each in answers] == [path.name for path in files]
     good = [each for each in answers if each.fault is None]
     assert [each.label for each in good] == [f"kind {target}" for target in SAMPLES.targets[:4]]

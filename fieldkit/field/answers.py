@@ -1,89 +1,168 @@
-"""What a model says about image files, one answer per file."""
+"""What a model says about image files: one answer per image, as they come, however many there are."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from fieldkit.errors import DataError, UsageError
-from fieldkit.field.imagery import SUFFIXES, is_image_file, read_image
+from fieldkit.errors import DataError, ProgramError
+from fieldkit.field import confidence
 from fieldkit.field.prediction import BATCH, Predictor
+from fieldkit.field.reading import Question, Reader, read_ahead
+
+# Files that could not be used are counted beyond this number, and not kept.
+LISTED = 1000
+
+
+@dataclass(frozen=True)
+class Asking:
+    """How a model is asked.
+
+    batch: images that run through it at a time.  top: how many classes an answer names.
+    threshold: probability below which an answer is uncertain; None takes the model's own, if it has one.
+    resize: how images of another size are brought to the model's, "stretch" or "crop"; None refuses them.
+    """
+
+    batch: int = BATCH
+    top: int = 1
+    threshold: float | None = None
+    resize: str | None = None
+
+    def threshold_for(self, predictor: Predictor) -> float | None:
+        """The threshold that counts for a model."""
+        if self.threshold is not None:
+            return self.threshold
+        known = confidence.known(predictor.metadata, predictor.where)
+        return None if known is None else known.threshold
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model says about one file: a class and its probability, or why the file could not be used.
+    """What a model says about one image, or why it could not be asked.
 
+    file: its path.  array, index: of an image in an npz file the array's name; of one in a stack its place from 0.
+    top: classes and their probabilities, the most probable first; calibrated where the model knows its temperature.
+    confident: whether the first reaches the threshold; None where no threshold is known.
     remedy: what to do about the fault.
     """
 
     file: str
-    label: str | None = None
-    probability: float | None = None
+    array: str | None = None
+    index: int | None = None
+    top: tuple[tuple[str, float], ...] = ()
+    confident: bool | None = None
     fault: str | None = None
     remedy: str | None = None
 
-    def to_json(self) -> dict[str, str | float | None]:
-        return {"file": self.file, "class": self.label, "probability": self.probability, "fault": self.fault}
+    @property
+    def label(self) -> str | None:
+        """The most probable class."""
+        return self.top[0][0] if self.top else None
+
+    @property
+    def probability(self) -> float | None:
+        """That of the most probable class, 0-1."""
+        return self.top[0][1] if self.top else None
+
+    def to_json(self) -> dict[str, Any]:
+        """The answer as JSON; classes after the first are listed only where they were asked for."""
+        named = [{"class": label, "probability": probability} for label, probability in self.top]
+        return {
+            "file": self.file,
+            "array": self.array,
+            "index": self.index,
+            "class": self.label,
+            "probability": self.probability,
+            "confident": self.confident,
+            **({"top": named} if len(named) > 1 else {}),
+            "fault": self.fault,
+        }
 
 
-def find_images(places: Sequence[Path]) -> list[Path]:
-    """The files named in ``places``, and the image files in its folders and their sub-folders, sorted by name.
+@dataclass
+class Tally:
+    """Answers counted: files, images that were answered, answers that are uncertain, and files that failed.
 
-    Raises UsageError if there is nothing at any of the places; one that is missing among others is kept, so that its
-    owner hears of it.
+    refused: the first of the files that failed.
     """
-    # os.path answers no where pathlib would raise: for a name that is too long, say.
-    if not any(os.path.exists(place) for place in places):
-        raise UsageError("no such file", where=", ".join(map(str, places)), remedy="check the path")
-    files: list[Path] = []
-    for place in places:
-        if os.path.isdir(place):
-            found = sorted(path for path in place.rglob("*") if is_image_file(path) and path.is_file())
-            # So is an empty folder.
-            files += found or [place]
-        else:
-            files.append(place)
-    return files
+
+    files: int = 0
+    images: int = 0
+    uncertain: int = 0
+    failed: int = 0
+    refused: list[Answer] = field(default_factory=list)
+    _last: str | None = None
+
+    def add(self, answer: Answer) -> None:
+        """Count one more answer; those of one file come one after the other."""
+        self.files += answer.file != self._last
+        self._last = answer.file
+        if answer.fault is None:
+            self.images += 1
+            self.uncertain += answer.confident is False
+            return
+        self.failed += 1
+        if len(self.refused) < LISTED:
+            self.refused.append(answer)
+
+    def refusal(self) -> DataError:
+        """The error that lists the files that failed, and each remedy once."""
+        faults = [f"{place(each)}: {each.fault}" for each in self.refused]
+        faults += [f"... and {self.failed - LISTED} more"] * (self.failed > LISTED)
+        remedies = dict.fromkeys(each.remedy for each in self.refused if each.remedy is not None)
+        return DataError(f"{self.failed} of {self.files} files", faults, remedy="; ".join(remedies))
 
 
-def predict_files(predictor: Predictor, files: Sequence[Path], batch: int = BATCH) -> Iterator[Answer]:
-    """One answer per file, in order; ``batch`` files are held in memory at a time."""
-    for first in range(0, len(files), batch):
-        part = files[first : first + batch]
-        read = [_try_read(predictor, file) for file in part]
-        images = [each for each in read if isinstance(each, np.ndarray)]
-        probabilities = iter(predictor.predict(np.stack(images)) if images else ())
-        for file, each in zip(part, read, strict=True):
-            if isinstance(each, Answer):
-                yield each
-                continue
-            row = next(probabilities)
-            best = int(row.argmax())
-            yield Answer(str(file), predictor.classes[best], float(row[best]))
+def predict_files(predictor: Predictor, files: Iterable[Path], asking: Asking = Asking()) -> Iterator[Answer]:
+    """One answer per image, in order; a batch of images and a few files read ahead are in memory at a time.
+
+    Files are read while the model works.  What is wrong with a file is its answer.  Raises ProgramError if the model
+    cannot run.
+    """
+    reader = Reader(predictor, asking.resize)
+    held: list[Question] = []
+    for question in read_ahead(reader, files):
+        held.append(question)
+        if len(held) == asking.batch:
+            yield from _answered(predictor, held, asking)
+            held = []
+    yield from _answered(predictor, held, asking)
 
 
-def refusal(refused: Sequence[Answer], count: int) -> DataError:
-    """The error that lists the files, of ``count`` in all, that could not be used, and each remedy once."""
-    faults = [f"{each.file}: {each.fault}" for each in refused]
-    remedies = dict.fromkeys(each.remedy for each in refused if each.remedy is not None)
-    return DataError(f"{len(faults)} of {count} files", faults, remedy="; ".join(remedies))
+def _answered(predictor: Predictor, questions: Sequence[Question], asking: Asking) -> Iterator[Answer]:
+    """The answers to these questions, whose images are run as one batch."""
+    images = [each.image for each in questions if each.image is not None]
+    rows = iter(_probabilities(predictor, np.stack(images)) if images else ())
+    threshold = asking.threshold_for(predictor)
+    for each in questions:
+        if each.image is None:
+            yield Answer(each.file, each.array, each.index, fault=each.fault, remedy=each.remedy)
+            continue
+        row = next(rows)
+        best = np.argsort(-row, kind="stable")[: asking.top]
+        top = tuple((predictor.classes[index], float(row[index])) for index in best)
+        yield Answer(each.file, each.array, each.index, top, None if threshold is None else top[0][1] >= threshold)
 
 
-def _try_read(predictor: Predictor, file: Path) -> np.ndarray | Answer:
-    """The image in ``file``, or the answer that says why the model cannot take it."""
-    if os.path.isdir(file):
-        remedy = "name folders that hold " + ", ".join(SUFFIXES)
-        return Answer(str(file), fault="a folder without image files", remedy=remedy)
-    try:
-        image = read_image(file)
-    except DataError as error:
-        return Answer(str(file), fault="; ".join(error.faults), remedy=error.remedy)
-    except UsageError as error:
-        return Answer(str(file), fault=error.message, remedy=error.remedy)
-    faults = predictor.faults(image[None])
-    return Answer(str(file), fault="; ".join(faults), remedy=predictor.remedy) if faults else image
+def _probabilities(predictor: Predictor, images: np.ndarray) -> np.ndarray:
+    """float64 [n, k] of one batch, calibrated where that is known."""
+    found = predictor.predict(images, len(images))
+    if not np.isfinite(found).all():
+        raise ProgramError(
+            "the model gives probabilities that are no numbers",
+            where=predictor.where,
+            found="NaN or infinity",
+            remedy="train the model again: fieldkit train BUNDLE -o MODEL",
+        )
+    known = confidence.known(predictor.metadata, predictor.where)
+    return found.astype(np.float64) if known is None else known.calibrated(found)
+
+
+def place(answer: Answer) -> str:
+    """A file, and where in it."""
+    array = "" if answer.array is None else f":{answer.array}"
+    return f"{answer.file}{array}" if answer.index is None else f"{answer.file}{array}[{answer.index}]"

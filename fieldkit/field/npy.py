@@ -18,8 +18,8 @@ import numpy as np
 from fieldkit.bundle.samples import rows_in_block
 from fieldkit.errors import DataError
 
-MAGIC = b"\x93NUMPY"
 SUFFIX = ".npy"
+SUFFIXES = (SUFFIX, ".npz")
 # An array's header is Python's own syntax, so that damage there has many names.
 _DAMAGED = (
     OSError,
@@ -50,6 +50,11 @@ class Stored:
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     read: Callable[[], Iterator[np.ndarray]]
+
+
+def is_array_file(path: Path) -> bool:
+    """Whether there is a file that is called like an npy or npz file."""
+    return path.suffix.lower() in SUFFIXES and path.is_file()
 
 
 def read_npy(path: Path) -> Stored:
@@ -125,8 +130,3 @@ def _blocks(
         with checked():
             # The checksum of a zip archive's member is compared at its end.
             stream.read()
-
-
-def is_npy(path: Path, start: bytes) -> bool:
-    """Whether a file that begins with these bytes is an npy or npz file."""
-    return start.startswith(MAGIC) or (start.startswith(b"PK") and zipfile.is_zipfile(path))
