@@ -150,6 +150,14 @@ GO_ON = "the same command with --resume goes on"
     "it, bfloat16 where that is quicker]",
 )
 @click.option("--name", help="Name in the bundle.  [default: that of the file]")
+@click.option(
+    "--serial",
+    type=click.IntRange(0, 2**63 - 1),
+    default=0,
+    show_default=True,
+    help="Number of this issue of a bundle of this name.  A device that trusts its signature takes no lower one "
+    "afterwards, so count up.",
+)
 @click.option("--resume", is_flag=True, help="Go on with a job that was stopped; repeat its options.")
 @options.threads
 @options.as_json

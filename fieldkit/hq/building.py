@@ -141,4 +141,5 @@ def _packing(spec: Spec, material: Material, recipes: Mapping[str, Compiled], na
         recipes={recipe: each.recipe for recipe, each in recipes.items()},
         probe=material.splits.probe,
         levels=spec.levels,
+        serial=spec.serial,
     )

@@ -24,6 +24,7 @@ class Packing:
     recipes: Mapping[str, Recipe]
     probe: Samples | None
     levels: int | None
+    serial: int = 0
 
     def pack(self, snapshot: Snapshot) -> Bundle:
         """The bundle of this distilled set; the learnt schedule, if any, is the first recipe's.
@@ -37,4 +38,4 @@ class Packing:
             first = next(iter(recipes))
             recipes[first] = recipes[first].with_training(snapshot.schedule, recipes[first].initial)
         codes = Pixels.encode(snapshot.images, self.manifest.radiometry.dtype, self.levels)
-        return Bundle(self.manifest, codes, snapshot.labels.astype(np.float16), recipes, self.probe)
+        return Bundle(self.manifest, codes, snapshot.labels.astype(np.float16), recipes, self.probe, serial=self.serial)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from fieldkit.bundle.recipe import SCHEDULES, SCOPES, Augmentation, Schedule, is_scope
-from fieldkit.bundle.seal import MAX_NAME, name_fits
+from fieldkit.bundle.seal import MAX_NAME, MAX_SERIAL, name_fits
 from fieldkit.errors import UsageError
 from fieldkit.field.training import MAX_SEED
 from fieldkit.hq.compiler import Optimiser, Sgd
@@ -56,6 +56,7 @@ class Spec:
     budget: how long to distil; None takes the method's own iterations.
     probe: real images that the bundle carries.  levels: of a stored pixel; None takes all that its dtype has.
     seed: of all randomness.  name: the bundle's; None takes the file's.
+    serial: of this issue; a device that trusts whoever signs it takes no lower one of that name afterwards.
     threads: of torch and onnxruntime; None takes every processor.
     """
 
@@ -82,6 +83,7 @@ class Spec:
     levels: int | None = None
     seed: int = 0
     name: str | None = None
+    serial: int = 0
     threads: int | None = None
 
     @property
@@ -107,11 +109,13 @@ def check(spec: Spec, output: Path) -> None:
         raise UsageError("not a length of time", where="minutes", found=spec.budget.seconds, expected="a finite number")
     if spec.seed > MAX_SEED:
         raise UsageError("a seed out of range", where="seed", found=spec.seed, expected=f"0 to {MAX_SEED}")
-    least_of = {"ipc": 1, "formation": 1, "probe": 0, "seed": 0, "spare_classes": 0}
+    least_of = {"ipc": 1, "formation": 1, "probe": 0, "seed": 0, "spare_classes": 0, "serial": 0}
     for where, least in least_of.items():
         value = getattr(spec, where)
         if value < least:
             raise UsageError("too small", where=where, found=value, expected=f"at least {least}")
+    if spec.serial > MAX_SERIAL:
+        raise UsageError("not a serial number", where="serial", found=spec.serial, expected=f"0 to {MAX_SERIAL}")
     if spec.init not in ("fixed", "random"):
         raise UsageError("unknown kind of initial weights", where="init", found=spec.init, expected="fixed or random")
     if spec.precision not in (None, *PRECISIONS):
