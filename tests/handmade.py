@@ -131,18 +131,24 @@ def train_program(shape: tuple[int, int, int], classes: int, batch: int, mean: f
     return model(nodes, carried + [value_info(*each) for each in fed], [*outputs, value_info("loss", ())], constants)
 
 
-def predict_program(shape: tuple[int, int, int], classes: int, mean: float, std: float, dtype: str) -> bytes:
-    """The classifier without its weights."""
+def predict_program(
+    shape: tuple[int, int, int], classes: int, mean: float, std: float, dtype: str, spare: bool = False
+) -> bytes:
+    """The classifier without its weights; with spare classes, also without the number of those in use."""
     nodes = [
         node("Cast", ["images"], "float", to=ELEMENT_TYPES["float32"]),
         node("Flatten", ["float"], "flat", axis=1),
         node("Sub", ["flat", "mean"], "centred"),
         node("Div", ["centred", "std"], "x"),
         node("Gemm", ["x", "param.weight", "param.bias"], "logits", transB=1),
-        node("Softmax", ["logits"], "probabilities", axis=1),
     ]
     constants = {"mean": np.array(mean, np.float32), "std": np.array(std, np.float32)}
-    inputs, outputs = [value_info("images", ("N", *shape), dtype)], [value_info("probabilities", ("N", classes))]
+    if spare:
+        nodes.append(node("Slice", ["logits", "first", "class_count", "axis"], "used"))
+        constants |= {"first": np.array([0]), "axis": np.array([1])}
+    nodes.append(node("Softmax", ["used" if spare else "logits"], "probabilities", axis=1))
+    inputs = [value_info("images", ("N", *shape), dtype)]
+    outputs = [value_info("probabilities", ("N", "K" if spare else classes))]
     return model(nodes, inputs, outputs, constants)
 
 
@@ -157,13 +163,17 @@ def recipe(
     aug: bool = False,
     dtype: str = "uint8",
     initial: Initial | None = None,
+    spare: int = 0,
 ) -> Recipe:
-    """A recipe of the linear classifier, normalised by mean 100 and standard deviation 50."""
+    """A recipe of the linear classifier, normalised by mean 100 and standard deviation 50.
+
+    spare: how many of its ``classes`` outputs are spare.
+    """
     size = int(np.prod(shape))
     parameters = (Tensor("weight", (classes, size), ("normal", 0.1)), Tensor("bias", (classes,), ("constant", 0.0)))
     state = tuple(Tensor(f"momentum.{each.name}", each.shape, ("constant", 0.0)) for each in parameters)
     programs = {
-        "predict": predict_program(shape, classes, 100.0, 50.0, dtype),
+        "predict": predict_program(shape, classes, 100.0, 50.0, dtype, spare > 0),
         "train/full": train_program(shape, classes, batch, 100.0, 50.0, aug),
     }
     schedule = Schedule(steps, batch, "cosine", rate, 2)
