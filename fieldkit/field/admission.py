@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fieldkit.bundle.contents import Bundle
+from fieldkit.bundle.files import read_bytes
 from fieldkit.bundle.reader import parse_file
 from fieldkit.field.verification import Sealer as Sealer
-from fieldkit.field.verification import read_verified
+from fieldkit.field.verification import verified
 
 if TYPE_CHECKING:
     from fieldkit.bundle.keys import Passphrase
@@ -53,11 +54,23 @@ def open_bundle(
     Raises UsageError if there is no such file or key, TrustError if its origin is not trusted here or it was encrypted
     for others, BundleError for anything wrong in its bytes.
     """
-    verified = read_verified(path, allow_unsigned=allow_unsigned, key=key, passphrase=passphrase)
-    bundle = parse_file(verified.data, path, verified.seal).bundle
-    if verified.signers:
+    return admit(read_bytes(path), path, allow_unsigned=allow_unsigned, key=key, passphrase=passphrase)
+
+
+def admit(
+    data: bytes,
+    where: object,
+    *,
+    allow_unsigned: bool = False,
+    key: str | Path | None = None,
+    passphrase: Passphrase | None = None,
+) -> Admitted:
+    """The bundle in the bytes of a file; ``where`` names them in an error.  Otherwise as ``open_bundle``."""
+    found = verified(data, where, allow_unsigned=allow_unsigned, key=key, passphrase=passphrase)
+    bundle = parse_file(found.data, where, found.seal).bundle
+    if found.signers:
         from fieldkit.field.serials import Serials
         from fieldkit.field.store import Store
 
         Serials(Store()).record(bundle.manifest.name, bundle.serial, bundle.digest)
-    return Admitted(bundle, verified.data, verified.signers, verified.sealer)
+    return Admitted(bundle, found.data, found.signers, found.sealer)

@@ -12,7 +12,7 @@ from fieldkit.bundle.files import read_bytes
 from fieldkit.bundle.keys import Passphrase, PrivateKey, PublicKey
 from fieldkit.bundle.seal import Seal, open_seal, sign
 from fieldkit.errors import UsageError
-from fieldkit.field.verification import Verified, read_verified
+from fieldkit.field.verification import Verified, verified
 
 
 def sign_bundle(path: str | Path, key: PrivateKey) -> Seal:
@@ -57,9 +57,10 @@ def decrypt_bundle(
     Parameters and errors are those of ``admission.open_bundle``; IncompatibleBundle if it is not encrypted.
     """
     _check_output(path, output)
-    verified = read_verified(path, allow_unsigned=allow_unsigned, key=key, passphrase=passphrase, encrypted=True)
-    write_atomically(output, verified.data, mode=0o600)
-    return verified
+    data = read_bytes(path)
+    found = verified(data, path, allow_unsigned=allow_unsigned, key=key, passphrase=passphrase, encrypted=True)
+    write_atomically(output, found.data, mode=0o600)
+    return found
 
 
 def _check_output(path: str | Path, output: str | Path) -> None:

@@ -1,4 +1,4 @@
-"""A bundle's file, read once and judged: its bytes, its signatures, this device's policy, and only then decryption."""
+"""A bundle's bytes, judged: against their seal, by their signatures and this device's policy, and only then decrypted."""
 
 from __future__ import annotations
 
@@ -91,32 +91,33 @@ def verify(path: str | Path, *, require: int | None = None, keys: Sequence[Publi
     return Verdict(seal.statement, policy.signers(seal), needed, refusal)
 
 
-def read_verified(
-    path: str | Path,
+def verified(
+    data: bytes,
+    where: object,
     *,
     allow_unsigned: bool = False,
     key: str | Path | None = None,
     passphrase: Passphrase | None = None,
     encrypted: bool | None = None,
 ) -> Verified:
-    """The bytes of a bundle that this device may parse; parameters and errors as for ``admission.open_bundle``.
+    """The bytes of a bundle that this device may parse, from those of a file.
 
-    encrypted: whether the file must be, or must not be.
+    encrypted: whether the file must be encrypted, or must not.  Other parameters and errors are those of
+    ``admission.open_bundle``.
     """
-    data = read_bytes(path)
-    seal = open_seal(data, path, encrypted)
+    seal = open_seal(data, where, encrypted)
     signers: tuple[str, ...] = ()
     if (store := Store()).holds(TRUST):
-        signers = _admitted(seal, allow_unsigned, path)
+        signers = _admitted(seal, allow_unsigned, where)
     if seal.statement.format != SEALED:
         return Verified(data, seal, signers)
     from fieldkit.bundle.encryption import DeviceSealer, decrypt
     from fieldkit.field.trust import TrustStore
 
     own = TrustStore(store.folder).private_key(key, passphrase)
-    inside, inner = decrypt(data, seal, own, path)
+    inside, inner = decrypt(data, seal, own, where)
     if signers:
-        TrustStore(store.folder).serials.check(inner.statement, _digest(inner), path)
+        TrustStore(store.folder).serials.check(inner.statement, _digest(inner), where)
     return Verified(inside, inner, signers, DeviceSealer(own, inner.statement.payload_sha256))
 
 

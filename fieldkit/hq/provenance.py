@@ -57,7 +57,7 @@ def provenance(spec: Spec, dataset: Dataset) -> dict[str, Any]:
 def fingerprint(spec: Spec, dataset: Dataset) -> dict[str, Any]:
     """What two runs must share for one to resume the other: all of the spec but where it reads and for how long."""
     document = asdict(spec)
-    for name in ("data", "threads", "budget", "name"):
+    for name in ("data", "threads", "budget", "name", "serial"):
         del document[name]
     plain = {name: value if isinstance(value, int | str | None) else repr(value) for name, value in document.items()}
     return plain | {"data": dataset.train.digest()}
