@@ -21,6 +21,7 @@ COMMANDS = {
     "train": ("fieldkit.cli.train", "Train a model from a bundle."),
     "test": ("fieldkit.cli.test", "Score a trained model on a labelled data set."),
     "predict": ("fieldkit.cli.predict", "Classify image files with a trained model."),
+    "export": ("fieldkit.cli.export", "Write a smaller copy of a model, of 8 or 16 bits."),
     "inspect": ("fieldkit.cli.inspect", "Show what a bundle holds."),
     "keygen": ("fieldkit.cli.keygen", "Make a key pair of a person or a device."),
     "sign": ("fieldkit.cli.sign", "Sign a bundle."),

@@ -11,12 +11,15 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from fieldkit.bundle.contents import Bundle
 from fieldkit.field.onnx_graph import Graph, with_outputs
 from fieldkit.field.session import Session, open_session, run_session
 
 BATCH = 16
 BINS = 2048
 LEVELS = 255
+SMALLEST = 1e-18
+"""The smallest scale: the product of two is still a float32, and so is a value divided by it."""
 # How much of the full range a candidate keeps at either end.
 SHARES = np.linspace(1.0, 0.3, 36)
 
@@ -32,7 +35,7 @@ def activation_ranges(
     """
     names = list(names)
     session = open_session(with_outputs(graph, names), "the model, with its tensors in between as outputs", threads)
-    ends = dict.fromkeys(names, (0.0, 0.0))
+    ends: dict[str, Range] = dict.fromkeys(names, (0.0, 0.0))
     for found in _flow(session, names, images):
         for name, values in found.items():
             low, high = ends[name]
@@ -42,6 +45,13 @@ def activation_ranges(
         for name, values in found.items():
             counts[name] += np.histogram(values, BINS, ends[name] if ends[name] != (0.0, 0.0) else (0.0, 1.0))[0]
     return {name: _least_error(counts[name], ends[name]) for name in names}
+
+
+def sensor_images(bundle: Bundle) -> np.ndarray:
+    """The distilled images as the sensor would count them, [n, c, h, w] of its dtype: rounded, and within its range."""
+    dtype = np.dtype(bundle.manifest.radiometry.dtype)
+    images: np.ndarray = np.clip(np.rint(bundle.training_set().images), 0, np.iinfo(dtype).max).astype(dtype)
+    return images
 
 
 def _flow(session: Session, names: Sequence[str], images: np.ndarray) -> Iterator[Mapping[str, np.ndarray]]:
@@ -55,16 +65,16 @@ def _least_error(counts: np.ndarray, ends: Range) -> Range:
     """The range within ``ends`` whose 256 steps err least on values that are spread as the histogram says."""
     low, high = ends
     middles = low + (np.arange(BINS) + 0.5) * (high - low) / BINS
-    best = (low, high)
+
+    def error(candidate: Range) -> float:
+        """Sum of squared errors of quantising the middles, each as often as it was counted."""
+        step = max((candidate[1] - candidate[0]) / LEVELS, SMALLEST)
+        kept = np.clip(np.rint(middles / step), np.rint(candidate[0] / step), np.rint(candidate[1] / step)) * step
+        return float((counts * (middles - kept) ** 2).sum())
+
+    best = ends
     # One end after the other, since they hardly meet; then again from there.
     for _ in range(2):
-        best = min(((low * share, best[1]) for share in SHARES), key=lambda each: _error(middles, counts, each))
-        best = min(((best[0], high * share) for share in SHARES), key=lambda each: _error(middles, counts, each))
+        best = min([(low * float(share), best[1]) for share in SHARES], key=error)
+        best = min([(best[0], high * float(share)) for share in SHARES], key=error)
     return best
-
-
-def _error(values: np.ndarray, counts: np.ndarray, ends: Range) -> float:
-    """Sum of squared errors of quantising ``values``, each as often as ``counts`` says."""
-    step = max((ends[1] - ends[0]) / LEVELS, np.finfo(np.float32).tiny)
-    kept = np.clip(np.round(values / step), np.round(ends[0] / step), np.round(ends[1] / step)) * step
-    return float((counts * (values - kept) ** 2).sum())

@@ -40,13 +40,13 @@ class Predictor:
     session: Session
 
     @classmethod
-    def open(cls, model: str | Path | bytes, threads: int | None = None) -> Predictor:
-        """Open a model file, or a model's bytes.
+    def open(cls, model: str | Path | bytes, threads: int | None = None, where: str | None = None) -> Predictor:
+        """Open a model file, or a model's bytes, which messages then call ``where``.
 
         Raises UsageError where there is no such file, ProgramError for one that fieldkit did not write.
         """
-        where = "model" if isinstance(model, bytes) else str(model)
-        content = model if isinstance(model, bytes) else _read(Path(model))
+        where = where or ("model" if isinstance(model, bytes) else str(model))
+        content = model if isinstance(model, bytes) else read_model(Path(model))
         metadata = read_metadata(content, where)
         if exporting.CLASSES not in metadata or exporting.RADIOMETRY not in metadata:
             raise _foreign(where, f"no metadata {exporting.CLASSES} and {exporting.RADIOMETRY}")
@@ -115,7 +115,8 @@ def _size(shape: tuple[int, ...]) -> str:
     return f"{shape[2]}x{shape[1]} pixels with {shape[0]} {'band' if shape[0] == 1 else 'bands'}"
 
 
-def _read(path: Path) -> bytes:
+def read_model(path: Path) -> bytes:
+    """The bytes of a model file.  Raises UsageError where there is none."""
     try:
         return path.read_bytes()
     except OSError as error:

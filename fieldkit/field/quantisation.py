@@ -15,14 +15,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from fieldkit.field.calibration import LEVELS, Range, activation_ranges
+from fieldkit.field.calibration import LEVELS, SMALLEST, Range, activation_ranges
 from fieldkit.field.onnx_graph import Graph, Node
 
 LAYERS = ("Conv", "Gemm", "MatMul")
+SCHEME = {"weights": "int8 of 7 bits, per channel", "activations": "uint8, per tensor", "ranges": "least squares"}
+"""The choices above in words, for a model's metadata."""
 WEIGHT_LIMIT = 63
 BIAS_LIMIT = 2**31 - 1
-# The smallest scale: dividing by a smaller one may overflow.
-SMALLEST = float(np.finfo(np.float32).tiny)
 
 
 def quantise(graph: Graph, images: np.ndarray, threads: int | None = None) -> int:
@@ -46,13 +46,14 @@ def quantise(graph: Graph, images: np.ndarray, threads: int | None = None) -> in
 def weight_scales(values: np.ndarray, axis: int | None) -> np.ndarray:
     """float32 scales of a weight: one for each slice along ``axis``, or a single one of shape ()."""
     others = None if axis is None else tuple(each for each in range(values.ndim) if each != axis)
-    return np.maximum(np.abs(values).max(others) / WEIGHT_LIMIT, SMALLEST).astype(np.float32)
+    scales: np.ndarray = np.maximum(np.abs(values).max(others) / WEIGHT_LIMIT, SMALLEST).astype(np.float32)
+    return scales
 
 
 def activation_scale(ends: Range) -> tuple[np.ndarray, np.ndarray]:
     """Scale, float32 (), and zero point, uint8 (), of the values between two ends that hold 0 between them."""
     scale = np.float32(max((ends[1] - ends[0]) / LEVELS, SMALLEST))
-    return np.array(scale), np.array(np.clip(np.rint(-ends[0] / scale), 0, LEVELS), np.uint8)
+    return np.array(scale), np.clip(np.rint(-ends[0] / scale), 0, LEVELS).astype(np.uint8)
 
 
 def _is_quantisable(graph: Graph, node: Node) -> bool:
