@@ -38,11 +38,12 @@ def train(
 ) -> None:
     """Train a model from the distilled set of BUNDLE and write it as a plain ONNX file.
 
-    If the bundle carries a probe, the model is scored on it and compared with what HQ measured.
+    If the bundle carries a probe, the model is scored on it and compared with what HQ measured, and how sure the model
+    may be of its answers is measured too: predict marks those that are uncertain.
     """
     from fieldkit.bundle.atomic import check_writable, write_atomically
     from fieldkit.bundle.reader import read_bundle
-    from fieldkit.field import acceptance, exporting, training
+    from fieldkit.field import acceptance, confidence, exporting, training
 
     opened = read_bundle(bundle)
     target = output or Path(f"{bundle.stem}.onnx")
@@ -59,7 +60,7 @@ def train(
             progress=lambda done, total, loss: progress(done, total, f"loss {loss:.4f}"),
         )
     seconds = time.monotonic() - begin
-    model = exporting.export(trained, opened)
+    model = confidence.calibrate(exporting.export(trained, opened), opened, threads)
     write_atomically(target, model)
     accepted = acceptance.accept(model, trained, opened, threads)
     if as_json:
