@@ -149,6 +149,13 @@ GO_ON = "the same command with --resume goes on"
     "a recent GPU).  Devices train in float32 either way.  [default: float32; with --minutes and a method that stands "
     "it, bfloat16 where that is quicker]",
 )
+@click.option(
+    "--whiten",
+    type=click.IntRange(min=1),
+    metavar="PIXELS",
+    help="Whiten images by their surroundings (ZCA) on their way into every network, by a constant convolution of this "
+    "odd size inside the programs; 5, say, for photographs.  [default: none]",
+)
 @click.option("--name", help="Name in the bundle.  [default: that of the file]")
 @click.option(
     "--serial",

@@ -18,15 +18,16 @@ from fieldkit.bundle.radiometry import Radiometry
 from fieldkit.bundle.recipe import Initial, Recipe
 from fieldkit.field.datasets import Dataset, check_enough
 from fieldkit.field.datasets.storage import Storage
-from fieldkit.hq.compiler import Compiled, Data, compile_recipe
+from fieldkit.hq.compiler import Compiled, Data, compile_recipe, network
 from fieldkit.hq.compiler.updates import Regularisation
 from fieldkit.hq.distil import method
 from fieldkit.hq.distil.choice import Situation, choose
 from fieldkit.hq.distil.problem import PRECISIONS, Problem, silent
 from fieldkit.hq.distil.workers import own_device
-from fieldkit.hq.models import build_model, recipe_name
+from fieldkit.hq.models import recipe_name
 from fieldkit.hq.models.halving import quickened
 from fieldkit.hq.models.normalisation import Normalise
+from fieldkit.hq.models.whitening import MEASURED, whitening_kernel
 from fieldkit.hq.sources import load
 from fieldkit.hq.spec import AUTO, RecipeSpec, Spec, check_fits
 from fieldkit.hq.splitting import Splits, held_out_size, split
@@ -78,14 +79,19 @@ def read(spec: Spec, storage: Storage) -> Material:
     held_out = held_out_size(len(dataset.train), class_count)
     check_enough(dataset, spec.per_class, probe=spec.probe, held_out=held_out)
     splits = split(dataset.train, class_count, spec.probe, spec.seed)
-    return Material(dataset, splits, describe(dataset, splits, spec.spare_classes))
+    return Material(dataset, splits, describe(spec, dataset, splits))
 
 
-def describe(dataset: Dataset, splits: Splits, spare: int = 0) -> Data:
+def describe(spec: Spec, dataset: Dataset, splits: Splits) -> Data:
     """What recipes must know of the data; the statistics are those of the images that are distilled."""
-    channels, height, width = dataset.train.images.shape[1:]
-    radiometry = Radiometry.measure(splits.real.images, dataset.bands)
-    return Data((channels, height, width), len(dataset.classes), radiometry, spare)
+    real = splits.real.images
+    radiometry = Radiometry.measure(real, dataset.bands)
+    kernel = None
+    if spec.whiten is not None:
+        some = np.linspace(0, len(real) - 1, min(len(real), MEASURED)).astype(int)
+        kernel = whitening_kernel(Normalise(radiometry)(torch.from_numpy(real[some])), spec.whiten)
+    channels, height, width = real.shape[1:]
+    return Data((channels, height, width), len(dataset.classes), radiometry, spec.spare_classes, kernel)
 
 
 def decided(spec: Spec, material: Material, note: Callable[[str], None]) -> Spec:
@@ -126,15 +132,15 @@ def _with_precision(spec: Spec, material: Material, note: Callable[[str], None])
 def _pass_seconds(recipe: RecipeSpec, material: Material, precision: str) -> float:
     """What one image's way forward through a recipe's network takes here, the best of some batches."""
     device = own_device()
-    network = build_model(recipe.architecture, recipe.options, material.data.input_shape, material.data.outputs)
+    module = network(recipe.architecture, recipe.options, material.data)
     pixels = torch.zeros(PASS, *material.data.input_shape, device=device)
     times = []
     half = torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == PRECISIONS[1])
     with torch.no_grad(), half:
-        network = network.to(device)
+        module = module.to(device)
         for _ in range(3):
             began = time.monotonic()
-            network(pixels).cpu()
+            module(pixels).cpu()
             times.append(time.monotonic() - began)
     return min(times) / PASS
 
@@ -174,7 +180,7 @@ def pose(spec: Spec, material: Material, recipe: Recipe, output: Path, note: Cal
     """
     data, device = material.data, own_device()
     first = spec.recipes[0]
-    module = build_model(first.architecture, first.options, data.input_shape, data.outputs)
+    module = network(first.architecture, first.options, data)
     # A method sees networks that drop nothing out: what it compares would be noise, and none that a seed repeats.
     for each in module.modules():
         each.train(any(True for _ in each.parameters()))

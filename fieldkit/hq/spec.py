@@ -54,6 +54,8 @@ class Spec:
     ``Augmentation``.
     optimiser, regularisation: inside the train programs.  scopes: of the train programs that each recipe gets.
     budget: how long to distil; None takes the method's own iterations.
+    whiten: side, in pixels, of the surroundings by which images are whitened on their way into every network; None does
+    without.
     probe: real images that the bundle carries.  levels: of a stored pixel; None takes all that its dtype has.
     seed: of all randomness.  name: the bundle's; None takes the file's.
     serial: of this issue; a device that trusts whoever signs it takes no lower one of that name afterwards.
@@ -80,6 +82,7 @@ class Spec:
     scopes: tuple[str, ...] = ("full",)
     budget: Budget | None = None
     probe: int = 0
+    whiten: int | None = None
     levels: int | None = None
     seed: int = 0
     name: str | None = None

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import nn
 
 from fieldkit.bundle.radiometry import Radiometry
@@ -16,6 +17,7 @@ from fieldkit.hq.compiler.parity import LONG_BATCH, Parity, Subject, check_parit
 from fieldkit.hq.compiler.programs import Sizes, Tensors, TrainingLoss, predict_program, train_program
 from fieldkit.hq.compiler.updates import Regularisation, Update
 from fieldkit.hq.models import build_model, description, model_options
+from fieldkit.hq.models.whitening import Whitened
 
 PLAIN = Regularisation()
 
@@ -33,12 +35,14 @@ class Data:
     """What a recipe must know of the data: the shape and meaning of an image, and how many classes there are.
 
     spare: outputs beside those of the classes, which a device gives to classes of its own.
+    kernel: what whitens normalised images on their way into any network (``whitening_kernel``), or None.
     """
 
     input_shape: tuple[int, int, int]
     class_count: int
     radiometry: Radiometry
     spare: int = 0
+    kernel: torch.Tensor | None = None
 
     @property
     def outputs(self) -> int:
@@ -55,6 +59,12 @@ class Data:
                 found=len(self.radiometry.mean),
                 expected=self.input_shape[0],
             )
+
+
+def network(name: str, options: Any, data: Data) -> nn.Module:
+    """Architecture ``name`` for these data, freshly initialised; it maps normalised images to logits."""
+    model = build_model(name, options, data.input_shape, data.outputs)
+    return model if data.kernel is None else Whitened(model, data.kernel)
 
 
 def compile_recipe(
@@ -77,10 +87,10 @@ def compile_recipe(
     differ from torch.
     """
     chosen = model_options(name, options, data.input_shape)
-    model = build_model(name, chosen, data.input_shape, data.outputs)
+    whitening = {} if data.kernel is None else {"whiten": data.kernel.shape[2]}
     return compile_model(
-        model,
-        description(name, chosen),
+        network(name, chosen, data),
+        description(name, chosen) | whitening,
         data,
         optimiser=optimiser,
         schedule=schedule,

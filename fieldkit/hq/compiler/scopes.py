@@ -8,6 +8,7 @@ from torch import nn
 
 from fieldkit.bundle.recipe import LAST, SCOPES, UNLABELLED, is_scope
 from fieldkit.errors import ProgramError, UsageError
+from fieldkit.hq.models.whitening import Whitened
 
 # Layers whose parameters scale and offset what they have normalised, as far as torch has a name for them all.
 NORMS = ("BatchNorm", "GroupNorm", "InstanceNorm", "LayerNorm", "RMSNorm", "LocalResponseNorm")
@@ -69,6 +70,9 @@ def head_path(model: nn.Module) -> str:
 
 def _before_the_last(model: nn.Module, count: int) -> Iterator[str]:
     """The parameters up to the last ``count`` blocks."""
+    if isinstance(model, Whitened):
+        yield from (f"model.{name}" for name in _before_the_last(model.model, count))
+        return
     blocks = getattr(model, "blocks", None)
     if not isinstance(blocks, nn.Sequential | nn.ModuleList):
         raise UsageError(
