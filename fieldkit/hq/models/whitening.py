@@ -70,7 +70,8 @@ def whitening_kernel(images: torch.Tensor, size: int) -> torch.Tensor:
     spread = (patches @ middle.T).std(dim=0)
     # A band that is the same everywhere has none.
     spread = torch.where(spread > SMALLEST, spread, 1.0)
-    return (middle / spread[:, None]).reshape(channels, channels, size, size).float()
+    kernel: torch.Tensor = (middle / spread[:, None]).reshape(channels, channels, size, size).float()
+    return kernel
 
 
 def _patches(images: torch.Tensor, size: int) -> torch.Tensor:
