@@ -23,10 +23,16 @@ if TYPE_CHECKING:
     from fieldkit.bundle.reader import read_bundle as read_bundle
     from fieldkit.bundle.samples import Samples as Samples
     from fieldkit.errors import FieldkitError as FieldkitError
+    from fieldkit.field.continual import export_state as export_state
+    from fieldkit.field.continual import first_state as first_state
+    from fieldkit.field.continual import learn as learn
+    from fieldkit.field.continual import report_state as report_state
     from fieldkit.field.exporting import export as export
     from fieldkit.field.exporting import save_model as save_model
     from fieldkit.field.imagery import read_image as read_image
     from fieldkit.field.prediction import Predictor as Predictor
+    from fieldkit.field.state import read_state as read_state
+    from fieldkit.field.state import write_state as write_state
     from fieldkit.field.training import Trained as Trained
     from fieldkit.field.training import Trainer as Trainer
     from fieldkit.field.training import train as train
@@ -41,11 +47,17 @@ _HOMES = {
     "Trained": "fieldkit.field.training",
     "Trainer": "fieldkit.field.training",
     "export": "fieldkit.field.exporting",
+    "export_state": "fieldkit.field.continual",
+    "first_state": "fieldkit.field.continual",
+    "learn": "fieldkit.field.continual",
     "parse_bundle": "fieldkit.bundle.reader",
     "read_bundle": "fieldkit.bundle.reader",
     "read_image": "fieldkit.field.imagery",
+    "read_state": "fieldkit.field.state",
+    "report_state": "fieldkit.field.continual",
     "save_model": "fieldkit.field.exporting",
     "train": "fieldkit.field.training",
+    "write_state": "fieldkit.field.state",
 }
 
 __all__ = ["__version__", *_HOMES]

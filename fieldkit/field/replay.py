@@ -8,6 +8,8 @@ of the batch says, however few the group has.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 
@@ -17,6 +19,45 @@ from fieldkit.field.training import Feed, Feeding, minibatch
 
 # Orders of a group are those of a training whose seed is the group's own.
 STRIDE = 1_000_003
+
+
+@dataclass(frozen=True)
+class Joined:
+    """The rows of two arrays after each other, each read when it is asked for, as float32: many samples need not be
+    copied, or be of one dtype, to be learnt together.
+    """
+
+    first: np.ndarray
+    second: np.ndarray
+
+    @classmethod
+    def of(cls, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        """Both, in the place of an array: rows are read by positions or slices, as of a ``View``."""
+        return cast(np.ndarray, cls(first, second))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self), *self.first.shape[1:])
+
+    @property
+    def ndim(self) -> int:
+        return self.first.ndim
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return np.dtype(np.float32)
+
+    def __len__(self) -> int:
+        return len(self.first) + len(self.second)
+
+    def __getitem__(self, index: slice | np.ndarray | Sequence[int]) -> np.ndarray:
+        """The rows at these positions: a copy."""
+        positions = np.arange(len(self))[index]
+        early = positions < len(self.first)
+        found = np.empty((len(positions), *self.shape[1:]), np.float32)
+        found[early] = self.first[positions[early]]
+        found[~early] = self.second[positions[~early] - len(self.first)]
+        return found
 
 
 class Balanced(Feed):
