@@ -12,6 +12,7 @@ import numpy as np
 from fieldkit.bundle.contents import Bundle
 from fieldkit.errors import ProgramError, UsageError
 from fieldkit.field.calibration import sensor_images
+from fieldkit.field.confidence import calibrate
 from fieldkit.field.datasets import Dataset
 from fieldkit.field.exporting import BUNDLE
 from fieldkit.field.folding import fold
@@ -116,7 +117,7 @@ def compress(
     layers = _quantised(graph, images, threads, where) if int8 else 0
     halved = halve(graph) if fp16 else 0
     graph.metadata[PRECISION] = json.dumps(_described(bundle.digest, len(images), layers, halved))
-    made = write_graph(graph)
+    made = calibrate(write_graph(graph), bundle, threads)
     after = Predictor.open(made, threads, f"{where}, made smaller")
     said = [each.predict(images).argmax(1) for each in (before, after)]
     speeds = measure((before, after), images[0])

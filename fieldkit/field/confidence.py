@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from fieldkit.bundle.contents import Bundle
-from fieldkit.errors import ProgramError
+from fieldkit.errors import ProgramError, UsageError
 from fieldkit.field.metadata import with_metadata
 from fieldkit.field.prediction import Predictor
 
@@ -63,11 +63,21 @@ class Confidence:
 def calibrate(model: bytes, bundle: Bundle, threads: int | None = None) -> bytes:
     """``model`` with its confidence on the bundle's probe in its metadata, in place of what is there.
 
-    A model is returned as it is if the bundle carries no probe.  Raises what ``Predictor.open`` does.
+    The model may know more classes than the bundle has.  It is returned as it is if the bundle carries no probe.
+    Raises what ``Predictor.open`` does, and UsageError for a model that lacks a class of the probe.
     """
     if bundle.probe is None:
         return model
-    found = measure(Predictor.open(model, threads).predict(bundle.probe.images), bundle.probe.targets)
+    predictor = Predictor.open(model, threads)
+    lacking = [name for name in bundle.manifest.classes if name not in predictor.classes]
+    if lacking:
+        raise UsageError(
+            "the model does not know the bundle's classes",
+            found=f"no {', '.join(lacking)}",
+            remedy="calibrate it on the bundle that it was trained from",
+        )
+    places = np.array([predictor.classes.index(name) for name in bundle.manifest.classes])
+    found = measure(predictor.predict(bundle.probe.images), places[bundle.probe.targets])
     return with_metadata(model, {KEY: json.dumps(asdict(found), allow_nan=False)})
 
 
