@@ -41,7 +41,6 @@ class _Extents:
     shapes: of each tensor.  constants: values of small whole-number tensors.  fixed: tensors that depend on no input.
     """
 
-    where: str
     shapes: dict[str, Shape] = field(default_factory=dict)
     constants: dict[str, np.ndarray] = field(default_factory=dict)
     fixed: set[str] = field(default_factory=set)
@@ -52,7 +51,7 @@ class _Extents:
         """Take a tensor in, and refuse one that is too large or that was there before."""
         size = math.prod(shape)
         if name in self.shapes:
-            raise _refused(self.where, f"tensor {name!r} that is made twice", "two", "one")
+            raise _refused(f"tensor {name!r} that is made twice", "two", "one")
         self.shapes[name] = shape
         self.total += size
         if fixed:
@@ -64,7 +63,7 @@ class _Extents:
             (self.folded, MAX_FOLDED, "what is computed from constants"),
         ):
             if found > most:
-                raise _refused(self.where, f"size of {what}", f"{found} values", f"at most {most}")
+                raise _refused(f"size of {what}", f"{found} values", f"at most {most}")
 
 
 def check_extents(program: bytes, where: str) -> None:
@@ -73,36 +72,45 @@ def check_extents(program: bytes, where: str) -> None:
     Also where a node reads what no node before it makes, as in a graph with a cycle, where shapes contradict each
     other, and where they depend on values.
     """
-    extents, nodes = _Extents(where), []
-    for number, value in protobuf.fields(program):
-        if number == onnx_format.MODEL_GRAPH:
-            for part, content in protobuf.fields(protobuf.payload(value)):
-                if part == onnx_format.GRAPH_NODE:
-                    nodes.append(read_node(protobuf.payload(content)))
-                elif part == onnx_format.GRAPH_INITIALIZER:
-                    _note_tensor(extents, protobuf.payload(content))
-                elif part == onnx_format.GRAPH_INPUT:
-                    name, shape = _declared(protobuf.payload(content), where)
-                    extents.note(name, shape, False)
-    for node in nodes:
-        _note_node(extents, node)
+    extents = _Extents()
+    nodes: list[Node] = []
+    try:
+        for number, value in protobuf.fields(program):
+            if number == onnx_format.MODEL_GRAPH:
+                nodes += _nodes(protobuf.payload(value), extents)
+        for node in nodes:
+            _note_node(extents, node)
+    except ProgramError as error:
+        raise onnx_format.placed(error, where) from None
+
+
+def _nodes(graph: memoryview, extents: _Extents) -> Iterator[Node]:
+    """The nodes of a graph; its inputs and initializers are noted on the way."""
+    for number, value in protobuf.fields(graph):
+        content = protobuf.payload(value)
+        if number == onnx_format.GRAPH_NODE:
+            yield read_node(content)
+        elif number == onnx_format.GRAPH_INITIALIZER:
+            _note_tensor(extents, content)
+        elif number == onnx_format.GRAPH_INPUT:
+            extents.note(*_declared(content), False)
 
 
 def _note_node(extents: _Extents, node: Node) -> None:
-    place = f"{extents.where}, {node.operator} that makes {', '.join(node.outputs)}"
+    place = f"{node.operator} that makes {', '.join(node.outputs)}"
     read = [name for name in node.inputs if name]
     missing = [name for name in read if name not in extents.shapes]
     if missing:
-        raise _refused(place, "order of nodes", f"{missing[0]!r} read before it is made", "inputs first, no cycle")
+        raise _refused("order of nodes", f"{missing[0]!r} read before it is made", "inputs first, no cycle", place)
     try:
         # An input that is left out has no shape; no rule looks at one that may be.
         shapes = [extents.shapes[name] if name else () for name in node.inputs]
         constants = [extents.constants.get(name) for name in node.inputs]
         made = RULES[node.operator](node, shapes, constants)
     except Unknown as error:
-        raise _refused(place, "shape", error, "shapes that follow from the inputs' and from constants") from None
+        raise _refused("shape", error, "shapes that follow from the inputs' and from constants", place) from None
     except (IndexError, ValueError, TypeError, ZeroDivisionError, OverflowError, KeyError) as error:
-        raise _refused(place, "shape", f"inputs {shapes}: {error}", "shapes that fit together") from None
+        raise _refused("shape", f"inputs {shapes}: {error}", "shapes that fit together", place) from None
     fixed = all(name in extents.fixed for name in read)
     for name, shape in zip(node.outputs, made, strict=False):
         if name:
@@ -121,7 +129,7 @@ def _note_tensor(extents: _Extents, message: memoryview) -> None:
         extents.constants |= decode_tensor(message)
 
 
-def _declared(message: memoryview, where: str) -> tuple[str, Shape]:
+def _declared(message: memoryview) -> tuple[str, Shape]:
     """Name and shape of an input, whose first length alone may be free."""
     name, shape = "", []
     for number, value in protobuf.fields(message):
@@ -130,7 +138,7 @@ def _declared(message: memoryview, where: str) -> tuple[str, Shape]:
         elif number == onnx_format.VALUE_TYPE:
             shape = [_length(each) for each in _dims(protobuf.payload(value))]
     if None in shape[1:]:
-        raise _refused(where, f"shape of input {name!r}", "lengths that are free", "none after the first")
+        raise _refused(f"shape of input {name!r}", "lengths that are free", "none after the first")
     return name, tuple(FREE if length is None else length for length in shape)
 
 
@@ -152,7 +160,7 @@ def _length(message: memoryview) -> int | None:
     return None if length is None else protobuf.number(length)
 
 
-def _refused(where: str, what: str, found: object, expected: str) -> ProgramError:
+def _refused(what: str, found: object, expected: str, where: str | None = None) -> ProgramError:
     return ProgramError(
         f"{what} that a program may not have",
         where=where,
