@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import handmade
@@ -17,6 +17,14 @@ from fieldkit.bundle.writer import save_bundle
 # How long an example takes says more about the machine than about the code.
 hypothesis.settings.register_profile("fieldkit", deadline=None)
 hypothesis.settings.load_profile("fieldkit")
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_trust_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Whoever runs the tests may trust whom they like."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
+        yield
+
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 

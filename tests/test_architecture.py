@@ -22,6 +22,8 @@ DOORS = {
     "click": ("cli/",),
     "onnxruntime": ("field/session.py",),
     "h5py": ("bundle/hdf5.py",),
+    "cryptography": ("bundle/keys.py", "bundle/signatures.py", "bundle/encryption.py"),
+    "pyrage": ("bundle/encryption.py",),
 }
 FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
 

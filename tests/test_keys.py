@@ -153,8 +153,8 @@ def test_what_is_no_private_key(tmp_path: Path) -> None:
     signing, receiving = ed25519.Ed25519PrivateKey.generate(), x25519.X25519PrivateKey.generate()
     curve = ec.generate_private_key(ec.SECP256R1())
     for data, reason in [
-        (b"", "found something else"),
-        (LINE.encode(), "found a public key"),
+        (b"", "something else"),
+        (LINE.encode(), "a public key"),
         (pem(signing), "something else"),
         (pem(receiving) + pem(signing), "X25519PrivateKey and Ed25519PrivateKey"),
         (pem(signing) + pem(signing), "Ed25519PrivateKey and Ed25519PrivateKey"),

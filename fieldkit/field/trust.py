@@ -78,9 +78,11 @@ class Policy:
             return trusted
         wanted = "a signature of a trusted key" if require == 1 else f"signatures of {require} different trusted keys"
         remedy = "have it signed: fieldkit sign; or trust the key that did: fieldkit trust add NAME.pub"
+        if not self.keys:
+            remedy = "no key is trusted on this device yet: fieldkit trust add NAME.pub"
         if self.locked:
             remedy = (
-                "have it signed by a trusted key; this device is locked and takes nothing else, whatever the options"
+                "this device is locked and takes nothing else, whatever the options: have it signed by a trusted key"
             )
         raise TrustError(
             "not trusted",
