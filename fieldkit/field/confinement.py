@@ -19,8 +19,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import fieldkit
 from fieldkit.errors import DamagedBundle, FieldkitError, IncompatibleBundle, ProgramError, ResourceError, UsageError
+from fieldkit.field.isolation import isolated
 
 MIB = 2**20
 TASKS = {"inspect": "fieldkit.field.inspection"}
@@ -34,11 +34,6 @@ PATIENCE = 6
 MAX_ANSWER = 256 * MIB
 MAX_DOCUMENT = 64 * MIB
 _FILE_ERRORS = (DamagedBundle, IncompatibleBundle, ProgramError, UsageError)
-
-# Isolated from PYTHON* variables, the user's site and the current folder, from where any file could pose as a module.
-_START = (
-    "import sys, json; sys.path[:] = json.loads(sys.argv[1]); from fieldkit.field.confinement import serve; serve()"
-)
 
 
 def confined(task: str, request: Mapping[str, Any], data: bytes, where: object) -> tuple[dict[str, Any], bytes]:
@@ -105,14 +100,11 @@ def _limit(what: int, value: int) -> None:
 
 def _run(streams: list[Any], seconds: float) -> int:
     """The exit status of a child on these streams; minus a signal's number if one ended it."""
-    home = str(Path(fieldkit.__file__).parents[1])
-    paths = [home, *(each for each in sys.path if each not in ("", home, str(Path.cwd())))]
-    command = [sys.executable, "-I", "-S", "-c", _START, json.dumps(paths)]
     stdin, stdout, stderr = streams
     try:
         # One thread: others would stand in the address space and could not be started later.
         environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-        child = subprocess.Popen(command, stdin=stdin, stdout=stdout, stderr=stderr, env=environment)
+        child = subprocess.Popen(isolated(__name__), stdin=stdin, stdout=stdout, stderr=stderr, env=environment)
     except OSError as error:
         raise ResourceError(
             f"no process could be started to read the file in: {error.strerror}", remedy="end other programs"
