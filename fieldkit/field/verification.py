@@ -1,4 +1,4 @@
-"""A bundle's bytes, judged: against their seal, by their signatures and this device's policy, and only then decrypted."""
+"""A bundle's bytes, judged: by their seal, their signatures and this device's policy, and only then decrypted."""
 
 from __future__ import annotations
 
