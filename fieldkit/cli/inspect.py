@@ -18,12 +18,13 @@ LISTED_CLASSES = 12
 @click.option(
     "--sheet", type=click.Path(path_type=Path), help="Write a contact sheet of the distilled images (.png or .jpg)."
 )
+@options.opening
 @options.as_json
-def inspect(bundle: Path, sheet: Path | None, as_json: bool) -> None:
+def inspect(bundle: Path, sheet: Path | None, as_json: bool, **opening: Any) -> None:
     """Show what BUNDLE holds: its data, its recipes, what HQ measured, and the size of each part."""
     from fieldkit.field.inspecting import inspect_bundle
 
-    document = inspect_bundle(bundle, sheet=sheet)
+    document = inspect_bundle(bundle, sheet=sheet, **opening)
     if as_json:
         faces.print_json("inspect", document)
     else:
@@ -48,6 +49,8 @@ def _identity(document: Mapping[str, Any]) -> str:
     spare = f"; room for {document['spare_classes']} more" if document["spare_classes"] else ""
     probe = document["probe"]
     rows = [
+        ("serial", str(document["serial"])),
+        ("signed by", ", ".join(document["trusted_signers"]) or "nobody whom this device trusts"),
         ("digest", document["digest"]),
         ("logical digest", document["logical_digest"]),
         ("task", document["task"]),

@@ -1,30 +1,43 @@
-"""Look into a bundle whose origin nobody vouches for: its seal here, all else in a process of its own."""
+"""Look into a bundle, even one whose origin nobody vouches for: its seal here, all else in a process of its own."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fieldkit.bundle.atomic import check_writable, write_atomically
 from fieldkit.bundle.files import read_bytes
-from fieldkit.bundle.seal import open_seal
 from fieldkit.errors import UsageError
 from fieldkit.field.confinement import confined
+from fieldkit.field.verification import verified
+
+if TYPE_CHECKING:
+    from fieldkit.bundle.keys import Passphrase
 
 SHEET_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 
 
-def inspect_bundle(path: str | Path, *, sheet: Path | None = None) -> dict[str, Any]:
+def inspect_bundle(
+    path: str | Path,
+    *,
+    sheet: Path | None = None,
+    allow_unsigned: bool = False,
+    key: str | Path | None = None,
+    passphrase: Passphrase | None = None,
+) -> dict[str, Any]:
     """What the bundle in a file holds, as one JSON document; its digests, and the bytes that each part takes.
 
     sheet: also write a contact sheet of the distilled images there, as .png or .jpg.
+    allow_unsigned, key, passphrase: as for ``admission.open_bundle``; no serial is remembered.
 
-    Raises UsageError if there is no such file or the sheet cannot be written, BundleError for anything wrong in it.
+    Raises UsageError if there is no such file or the sheet cannot be written, TrustError if the device's policy forbids
+    the bundle, BundleError for anything wrong in it.
     """
     kind = None if sheet is None else _sheet_format(sheet)
-    data = read_bytes(path)
-    open_seal(data, path)
-    document, image = confined("inspect", {"where": str(path), "sheet": kind}, data, path)
+    found = verified(read_bytes(path), path, allow_unsigned=allow_unsigned, key=key, passphrase=passphrase)
+    request = {"where": str(path), "sheet": kind, "signed": bool(found.seal.signers)}
+    document, image = confined("inspect", request, found.data, path)
+    document |= {"encrypted": found.sealer is not None, "trusted_signers": list(found.signers)}
     if sheet is not None:
         write_atomically(sheet, image)
     return document

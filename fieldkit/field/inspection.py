@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -46,12 +47,15 @@ def prepare(request: Mapping[str, Any]) -> None:
     """Load what ``perform`` needs, as long as files can be opened."""
     if request["sheet"] is not None:
         sheet.load()
+    if request["signed"]:
+        import_module("fieldkit.bundle.signatures")
 
 
 def perform(request: Mapping[str, Any], data: bytes) -> tuple[dict[str, Any], bytes]:
     """All that ``inspect`` says of a bundle's bytes, and its contact sheet as an image file if one was asked for.
 
-    request: {"where": what messages call the file, "sheet": the image format or null}.
+    request: {"where": what messages call the file, "sheet": the image format or null, "signed": whether there are
+    signatures}.
     """
     parsed = parse_file(data, request["where"])
     document = {
