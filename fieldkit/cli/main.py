@@ -20,6 +20,7 @@ COMMANDS = {
     "build": ("fieldkit.cli.build", "Distil a data set and pack it with its recipes into a bundle (HQ)."),
     "train": ("fieldkit.cli.train", "Train a model from a bundle."),
     "learn": ("fieldkit.cli.learn", "Learn task after task into one model, and forget none."),
+    "adapt": ("fieldkit.cli.adapt", "Adapt a trained model to samples of your own."),
     "test": ("fieldkit.cli.test", "Score a trained model on a labelled data set."),
     "predict": ("fieldkit.cli.predict", "Classify image files with a trained model."),
     "export": ("fieldkit.cli.export", "Write a smaller copy of a model, of 8 or 16 bits."),

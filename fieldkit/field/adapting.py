@@ -1,0 +1,121 @@
+"""The files of an adaptation: a model and its bundle are read, the adapted model is written, whole or not at all."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from fieldkit.bundle.atomic import check_writable, write_atomically
+from fieldkit.errors import UsageError
+from fieldkit.field import adaptation, confidence, unlabelled
+from fieldkit.field.adaptation import Adapted
+from fieldkit.field.admission import open_bundle
+from fieldkit.field.checkpoint import state_folder
+from fieldkit.field.datasets import load_dataset
+from fieldkit.field.endurance import Conditions, Job, Mission
+from fieldkit.field.prediction import Predictor
+from fieldkit.field.reopening import reopen
+from fieldkit.field.training import Progress, Trained
+from fieldkit.field.unlabelled import Shifted
+
+
+@dataclass(frozen=True)
+class Request:
+    """Which files to adapt from, and to.
+
+    data: labelled samples, as ``load_dataset`` takes them; unlabelled: a folder of images.  One of the two.
+    other_bundle: take a model that came from another bundle with the same recipe.
+    opening: how the bundle is opened, as ``admission.open_bundle`` takes it.
+    """
+
+    model: Path
+    bundle: Path
+    output: Path
+    data: Path | None = None
+    unlabelled: Path | None = None
+    other_bundle: bool = False
+    opening: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What was written, its bytes, in how many seconds, and what it is worth.
+
+    resumed: the step at which a training went on that had been cut; None if it began anew.
+    """
+
+    made: Adapted | Shifted
+    size: int
+    seconds: float
+    resumed: int | None
+
+    def to_json(self) -> dict[str, Any]:
+        trained = self.made.trained
+        return {
+            "bytes": self.size,
+            "recipe": trained.recipe.name,
+            "seed": trained.seed,
+            "steps": trained.steps,
+            "seconds": round(self.seconds, 3),
+            "resumed": self.resumed,
+            "loss": {"first": float(trained.losses[0]), "last": float(trained.losses[-1])},
+            **self.made.to_json(),
+        }
+
+
+def adapt_file(
+    request: Request,
+    options: adaptation.Options | unlabelled.Options,
+    conditions: Conditions,
+    progress: Progress | None = None,
+) -> Outcome:
+    """Write the model that ``request`` asks for; ``options`` are those of the kind of samples that it names.
+
+    The same call after a loss of power goes on where the training was.  How far the new model's probabilities can be
+    believed is measured on the bundle's probe, as ``fieldkit train`` does.
+    Raises UsageError where the request does not fit, and what ``adaptation.adapt`` and ``unlabelled.adapt_unlabelled``
+    raise.
+    """
+    _check(request, options)
+    admitted = open_bundle(request.bundle, **request.opening)
+    bundle = admitted.bundle
+    model = reopen(request.model, bundle, other_bundle=request.other_bundle)
+    began = time.monotonic()
+    with Mission(state_folder(request.output), replace(conditions, sealer=admitted.sealer)) as mission:
+
+        def train(job: Job) -> Trained:
+            return mission.train(job, progress)
+
+        if isinstance(options, adaptation.Options):
+            data = load_dataset(_named(request.data), for_training=False)
+            made: Adapted | Shifted = adaptation.adapt(model, bundle, data, options, train)
+        else:
+            place = _named(request.unlabelled)
+            images = unlabelled.read_unlabelled(Predictor.open(model.content), place)
+            made = unlabelled.adapt_unlabelled(model, bundle, images, options, train, name=place.name)
+        made = replace(made, content=confidence.calibrate(made.content, bundle, conditions.threads))
+        write_atomically(request.output, made.content)
+        mission.finish()
+    return Outcome(made, len(made.content), time.monotonic() - began, mission.resumed)
+
+
+def _check(request: Request, options: adaptation.Options | unlabelled.Options) -> None:
+    """Raise UsageError for what cannot be right, before anything is done."""
+    wanted = request.data if isinstance(options, adaptation.Options) else request.unlabelled
+    if (request.data is None) == (request.unlabelled is None) or wanted is None:
+        raise UsageError(
+            "nothing to adapt to, or two things", where="adapt", expected="samples with labels, or images without them"
+        )
+    target = check_writable(request.output)
+    if target in (request.model.resolve(), request.bundle.resolve()):
+        raise UsageError(
+            "the adapted model would replace what it is made from", where=target, remedy="name another file with -o"
+        )
+
+
+def _named(place: Path | None) -> Path:
+    assert place is not None
+    return place

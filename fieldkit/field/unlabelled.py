@@ -1,0 +1,177 @@
+"""Adapting a trained model to a shifted sensor, from images without labels.
+
+Wang et al., "Tent: Fully Test-Time Adaptation by Entropy Minimization", ICLR 2021: the scales and offsets of the
+normalisations are trained to make the model's predictions surer, and statistics that a batch normalisation keeps are
+measured anew.  Differs: distilled images, which have labels, are replayed beside, so that the model cannot become sure
+of a single class; and the result is refused where the model gets worse on what the bundle knows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fieldkit.bundle.contents import Bundle
+from fieldkit.bundle.recipe import UNLABELLED, Initial
+from fieldkit.bundle.samples import Samples
+from fieldkit.errors import DataError, UsageError
+from fieldkit.field.adaptation import PART, Train, rewritten, schedule
+from fieldkit.field.comparison import Comparison, compare, remembered
+from fieldkit.field.endurance import Job
+from fieldkit.field.finding import find_images
+from fieldkit.field.prediction import Predictor
+from fieldkit.field.reading import Reader, read_ahead
+from fieldkit.field.reopening import Reopened
+from fieldkit.field.replay import balanced
+from fieldkit.field.training import Trained, widened
+from fieldkit.tasks import classification
+
+STEPS, RATE, REPLAY, TOLERANCE = 40, 0.1, 0.5, 0.02
+# The end of the name of a statistic that batch normalisation keeps.
+RUNNING = ".running_mean"
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to adapt without labels.
+
+    steps, rate: None takes this module's; a rate of None is ``RATE`` times the recipe's highest.
+    replay: share of each batch that is replayed, 0-1; None takes ``REPLAY``, or 0 for a recipe that keeps statistics of
+    batches, which are to be those of the new sensor.
+    tolerance: how much worse the model may get on what its bundle knows, in accuracy 0-1.
+    """
+
+    steps: int | None = None
+    rate: float | None = None
+    replay: float | None = None
+    tolerance: float = TOLERANCE
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Sureness:
+    """What a model says of the images without labels.
+
+    entropy: of its predictions on average, in nats.  changed: share of the images that get another class afterwards.
+    """
+
+    images: int
+    entropy_before: float
+    entropy_after: float
+    changed: float
+
+
+@dataclass(frozen=True)
+class Shifted:
+    """What an adaptation without labels made; ``comparison`` is on what shows whether the model knows its bundle."""
+
+    content: bytes
+    trained: Trained
+    comparison: Comparison
+    sureness: Sureness
+
+    def to_json(self) -> dict[str, Any]:
+        return {"unlabelled": asdict(self.sureness), "comparisons": [self.comparison.to_json()]}
+
+
+def read_unlabelled(predictor: Predictor, folder: Path) -> np.ndarray:
+    """The images in a folder and its sub-folders, or in one file: native counts [n, c, h, w].
+
+    Raises UsageError if there are none, DataError that lists those that the model cannot take.
+    """
+    images, faults = [], []
+    remedies: dict[str | None, None] = {}
+    for question in read_ahead(Reader(predictor), find_images([folder])):
+        if question.image is None:
+            faults.append(f"{question.file}: {question.fault}")
+            remedies[question.remedy] = None
+        else:
+            images.append(question.image)
+    if faults:
+        raise DataError(folder, faults, remedy="; ".join(each for each in remedies if each))
+    return np.stack(images)
+
+
+def adapt_unlabelled(
+    model: Reopened, bundle: Bundle, images: np.ndarray, options: Options, train: Train, *, name: str = ""
+) -> Shifted:
+    """Make ``model`` surer of ``images``, native counts [n, c, h, w], while replaying what ``bundle`` distilled.
+
+    name: of the images, for the model's history.  train: runs the training, as ``endurance.Mission.train`` does.
+    Raises UsageError for an option out of range, or a recipe without a program for this; DataError if the model gets
+    worse than ``options.tolerance`` allows; what ``train`` raises.
+    """
+    if f"train/{UNLABELLED}" not in model.recipe.programs:
+        raise UsageError(
+            "the recipe has no train program for images without labels",
+            where=f"recipe {model.recipe.name}",
+            found=", ".join(sorted(model.recipe.state)),
+            expected=UNLABELLED,
+            remedy=f"build the bundle with fieldkit build --scope full --scope {UNLABELLED}",
+        )
+    trained = train(plan(model, bundle, images, options))
+    entry = {"data": name, "samples": len(images), "scope": UNLABELLED, **asdict(options), "steps": trained.steps}
+    content = rewritten(model, bundle, trained, model.classes, entry)
+    before, after = Predictor.open(model.content), Predictor.open(content)
+    where, known = remembered(bundle)
+    comparison = compare(where, before, after, known)
+    if comparison.change < -options.tolerance:
+        raise _refused(comparison, options.tolerance)
+    return Shifted(content, trained, comparison, _sureness(before.predict(images), after.predict(images)))
+
+
+def plan(model: Reopened, bundle: Bundle, images: np.ndarray, options: Options) -> Job:
+    """The training: unlabelled images, whose labels are all 0, and replayed ones."""
+    share = _share(model, options)
+    replayed, count = bundle.training_set(), len(model.classes)
+    targets, groups, shares = np.zeros((len(images), count), np.float32), [np.arange(len(images))], [1]
+    samples = Samples(images.astype(np.float32), targets)
+    if share:
+        strongest = classification.group(replayed.targets.argmax(axis=1), count)
+        theirs = [each + len(images) for each in strongest if len(each)]
+        samples = Samples(
+            np.concatenate([samples.images, replayed.images]),
+            np.concatenate([targets, widened(replayed.targets, count)]),
+        )
+        groups += theirs
+        each = max(round(PART * share / len(theirs)), 1)
+        shares = [max(round(PART * (1.0 - share)), 1), *(each for _ in theirs)]
+    about = {"bundle": bundle.digest, "model": hashlib.sha256(model.content).hexdigest(), "shares": shares}
+    return Job(
+        model.recipe,
+        samples,
+        UNLABELLED,
+        options.seed,
+        schedule(model.recipe, STEPS if options.steps is None else options.steps, options.rate, RATE),
+        Initial(weights=model.weights),
+        balanced(groups, shares),
+        about=about,
+    )
+
+
+def _share(model: Reopened, options: Options) -> float:
+    if options.replay is None:
+        return 0.0 if any(each.name.endswith(RUNNING) for each in model.recipe.parameters) else REPLAY
+    if not 0.0 <= options.replay < 1.0:
+        raise UsageError("not a share of a batch", where="replay", found=options.replay, expected="0 to less than 1")
+    return options.replay
+
+
+def _sureness(before: np.ndarray, after: np.ndarray) -> Sureness:
+    first, second = (float(-(each * np.log(np.maximum(each, 1e-30))).sum(axis=1).mean()) for each in (before, after))
+    changed = float((before.argmax(axis=1) != after.argmax(axis=1)).mean())
+    return Sureness(len(before), first, second, changed)
+
+
+def _refused(comparison: Comparison, tolerance: float) -> DataError:
+    before, after = (100 * each.accuracy for each in (comparison.before, comparison.after))
+    fault = (
+        f"adapted to them, the model gets {after:.1f} % of the {comparison.where} right, down from {before:.1f} %: "
+        f"more than {100 * tolerance:.1f} points; nothing was written"
+    )
+    remedy = "use fewer --steps, a lower --rate or more --replay, or allow more with --tolerance"
+    return DataError("images without labels", [fault], remedy=remedy)
