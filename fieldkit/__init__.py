@@ -19,10 +19,16 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from fieldkit.bundle.contents import Bundle as Bundle
+    from fieldkit.bundle.keys import PrivateKey as PrivateKey
+    from fieldkit.bundle.keys import PublicKey as PublicKey
+    from fieldkit.bundle.keys import read_private_key as read_private_key
+    from fieldkit.bundle.keys import read_public_key as read_public_key
+    from fieldkit.bundle.keys import write_key_pair as write_key_pair
     from fieldkit.bundle.reader import parse_bundle as parse_bundle
     from fieldkit.bundle.reader import read_bundle as read_bundle
     from fieldkit.bundle.samples import Samples as Samples
     from fieldkit.errors import FieldkitError as FieldkitError
+    from fieldkit.field.admission import open_bundle as open_bundle
     from fieldkit.field.continual import export_state as export_state
     from fieldkit.field.continual import first_state as first_state
     from fieldkit.field.continual import learn as learn
@@ -31,11 +37,16 @@ if TYPE_CHECKING:
     from fieldkit.field.exporting import save_model as save_model
     from fieldkit.field.imagery import read_image as read_image
     from fieldkit.field.prediction import Predictor as Predictor
+    from fieldkit.field.sealing import decrypt_bundle as decrypt_bundle
+    from fieldkit.field.sealing import encrypt_bundle as encrypt_bundle
+    from fieldkit.field.sealing import sign_bundle as sign_bundle
     from fieldkit.field.state import read_state as read_state
     from fieldkit.field.state import write_state as write_state
     from fieldkit.field.training import Trained as Trained
     from fieldkit.field.training import Trainer as Trainer
     from fieldkit.field.training import train as train
+    from fieldkit.field.trust import TrustStore as TrustStore
+    from fieldkit.field.verification import verify_bundle as verify_bundle
 
 __version__ = "0.1.0"
 
@@ -43,20 +54,31 @@ _HOMES = {
     "Bundle": "fieldkit.bundle.contents",
     "FieldkitError": "fieldkit.errors",
     "Predictor": "fieldkit.field.prediction",
+    "PrivateKey": "fieldkit.bundle.keys",
+    "PublicKey": "fieldkit.bundle.keys",
     "Samples": "fieldkit.bundle.samples",
     "Trained": "fieldkit.field.training",
     "Trainer": "fieldkit.field.training",
+    "TrustStore": "fieldkit.field.trust",
+    "decrypt_bundle": "fieldkit.field.sealing",
+    "encrypt_bundle": "fieldkit.field.sealing",
     "export": "fieldkit.field.exporting",
     "export_state": "fieldkit.field.continual",
     "first_state": "fieldkit.field.continual",
     "learn": "fieldkit.field.continual",
+    "open_bundle": "fieldkit.field.admission",
     "parse_bundle": "fieldkit.bundle.reader",
     "read_bundle": "fieldkit.bundle.reader",
     "read_image": "fieldkit.field.imagery",
+    "read_private_key": "fieldkit.bundle.keys",
+    "read_public_key": "fieldkit.bundle.keys",
     "read_state": "fieldkit.field.state",
     "report_state": "fieldkit.field.continual",
     "save_model": "fieldkit.field.exporting",
+    "sign_bundle": "fieldkit.field.sealing",
     "train": "fieldkit.field.training",
+    "verify_bundle": "fieldkit.field.verification",
+    "write_key_pair": "fieldkit.bundle.keys",
     "write_state": "fieldkit.field.state",
 }
 

@@ -13,7 +13,15 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fieldkit.bundle.keys import CERTIFIED, PrivateKey, PublicKey, key_id, read_private, read_public, write_pair
+from fieldkit.bundle.keys import (
+    CERTIFIED,
+    PrivateKey,
+    PublicKey,
+    key_id,
+    read_private_key,
+    read_public_key,
+    write_key_pair,
+)
 from fieldkit.errors import FieldkitError, TrustError, UsageError
 
 LINE = device.HQ.public().encode()
@@ -32,10 +40,10 @@ def private(folder: Path, data: bytes, mode: int = 0o600) -> Path:
 
 def test_a_pair_on_disk(tmp_path: Path) -> None:
     key = PrivateKey.generate("hq")
-    paths = write_pair(tmp_path, key)
+    paths = write_key_pair(tmp_path, key)
     assert [path.name for path in paths] == ["hq.key", "hq.pub"]
     assert stat.S_IMODE(paths[0].stat().st_mode) == 0o600
-    assert read_public(paths[1]) == key.public() == read_private(paths[0]).public()
+    assert read_public_key(paths[1]) == key.public() == read_private_key(paths[0]).public()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["hq.key", "hq.pub"]
 
 
@@ -55,48 +63,48 @@ def test_a_private_key_is_two_blocks_that_openssl_reads() -> None:
 
 def test_a_passphrase(tmp_path: Path) -> None:
     key = PrivateKey.generate("hq")
-    path, _ = write_pair(tmp_path, key, "correct horse")
+    path, _ = write_key_pair(tmp_path, key, "correct horse")
     assert path.read_bytes().count(b"BEGIN ENCRYPTED PRIVATE KEY") == 2
     asked = []
-    assert read_private(path, lambda name: asked.append(name) or "correct horse").public() == key.public()
+    assert read_private_key(path, lambda name: asked.append(name) or "correct horse").public() == key.public()
     assert asked == ["hq"]
     with pytest.raises(UsageError, match="the passphrase is wrong"):
-        read_private(path, lambda name: "correct horsf")
+        read_private_key(path, lambda name: "correct horsf")
     with pytest.raises(UsageError, match="the key has a passphrase"):
-        read_private(path)
+        read_private_key(path)
     # Encrypted, it may lie where others can read, as on a stick without permissions.
     path.chmod(0o644)
-    assert read_private(path, lambda name: "correct horse").public() == key.public()
+    assert read_private_key(path, lambda name: "correct horse").public() == key.public()
 
 
 def test_a_bare_key_that_others_may_read(tmp_path: Path) -> None:
     for mode in (0o640, 0o604, 0o666):
         path = private(tmp_path, device.HQ.encode(), mode)
         with pytest.raises(UsageError, match=f"others may read; found mode {mode:04o}"):
-            read_private(path)
+            read_private_key(path)
 
 
 def test_nothing_is_written_over(tmp_path: Path) -> None:
     (tmp_path / "hq.pub").write_text("somebody's")
     with pytest.raises(UsageError, match=r"hq\.pub: a key is never written over"):
-        write_pair(tmp_path, device.HQ)
+        write_key_pair(tmp_path, device.HQ)
     assert [path.name for path in tmp_path.iterdir()] == ["hq.pub"]
     (tmp_path / "a.key").symlink_to("nowhere")
     with pytest.raises(UsageError, match="never written over"):
-        write_pair(tmp_path, PrivateKey.generate("a"))
+        write_key_pair(tmp_path, PrivateKey.generate("a"))
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "../a", ".hidden", "a b", "a\n", "ü", "x" * 65])
 def test_names(tmp_path: Path, name: str) -> None:
     with pytest.raises(UsageError, match="not a name for a key"):
-        write_pair(tmp_path, PrivateKey.generate(name))
+        write_key_pair(tmp_path, PrivateKey.generate(name))
     assert not list(tmp_path.iterdir())
 
 
 def test_short_passphrases(tmp_path: Path) -> None:
     for secret in ("", "1234567"):
         with pytest.raises(UsageError, match="too short a passphrase"):
-            write_pair(tmp_path, device.HQ, secret)
+            write_key_pair(tmp_path, device.HQ, secret)
 
 
 def test_a_public_key_whose_parts_do_not_belong_together() -> None:
@@ -146,7 +154,7 @@ def test_what_is_no_public_key(tmp_path: Path, text: str, reason: str) -> None:
     path = tmp_path / "some.pub"
     path.write_text(text)
     with pytest.raises(FieldkitError, match=reason):
-        read_public(path)
+        read_public_key(path)
 
 
 def test_what_is_no_private_key(tmp_path: Path) -> None:
@@ -164,8 +172,8 @@ def test_what_is_no_private_key(tmp_path: Path) -> None:
         (pem(signing).replace(b"MC4C", b"MC4D") + pem(receiving), "a damaged key"),
     ]:
         with pytest.raises(UsageError, match=f"not a private key; found {reason}"):
-            read_private(private(tmp_path, data))
-    assert read_private(private(tmp_path, pem(signing) + pem(receiving))).name == "some"
+            read_private_key(private(tmp_path, data))
+    assert read_private_key(private(tmp_path, pem(signing) + pem(receiving))).name == "some"
 
 
 @settings(max_examples=100)
@@ -180,6 +188,6 @@ def test_any_bytes_as_a_private_key(data: bytes) -> None:
 
 def test_files_that_are_not_there(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such public key"):
-        read_public(tmp_path / "a.pub")
+        read_public_key(tmp_path / "a.pub")
     with pytest.raises(UsageError, match="no such private key"):
-        read_private(tmp_path / "a.key")
+        read_private_key(tmp_path / "a.key")

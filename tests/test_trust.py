@@ -19,7 +19,7 @@ from fieldkit.errors import DamagedBundle, DataError, TrustError, UsageError
 from fieldkit.field.admission import admit, open_bundle
 from fieldkit.field.store import Store, config_folder
 from fieldkit.field.trust import TrustStore
-from fieldkit.field.verification import verify
+from fieldkit.field.verification import verify_bundle
 
 HQ, PARTNER, STRANGER = (key.public() for key in (device.HQ, device.PARTNER, device.STRANGER))
 UNSIGNED = device.plain()
@@ -309,17 +309,17 @@ def test_allow_unsigned_does_not_let_a_replay_pass(store: TrustStore) -> None:
 def test_a_verdict_changes_nothing(store: TrustStore, tmp_path: Path) -> None:
     path = tmp_path / "b.h5"
     path.write_bytes(BY_BOTH)
-    verdict = verify(path)
+    verdict = verify_bundle(path)
     assert verdict.refusal is None
     assert {(each.name, each.trusted) for each in verdict.signers} == {("hq", True), (None, False)}
-    assert verify(path, require=2).refusal is not None
-    assert verify(path, require=2, keys=[HQ, PARTNER]).refusal is None
-    assert verify(path, keys=[STRANGER]).refusal is not None
+    assert verify_bundle(path, require=2).refusal is not None
+    assert verify_bundle(path, require=2, keys=[HQ, PARTNER]).refusal is None
+    assert verify_bundle(path, keys=[STRANGER]).refusal is not None
     assert store.serials.seen() == {}
     admit(issue(7), "b.h5")
-    assert "an older issue" in str(verify(path).refusal)
+    assert "an older issue" in str(verify_bundle(path).refusal)
     store.require(2)
-    assert verify(path, require=1).require == 2
+    assert verify_bundle(path, require=1).require == 2
 
 
 def test_a_bundle_is_read_once(store: TrustStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

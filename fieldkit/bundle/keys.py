@@ -146,7 +146,7 @@ class PrivateKey:
         return cls(name, signing, receiving)
 
 
-def write_pair(folder: Path, key: PrivateKey, passphrase: str | None = None) -> tuple[Path, Path]:
+def write_key_pair(folder: Path, key: PrivateKey, passphrase: str | None = None) -> tuple[Path, Path]:
     """Write NAME.key (mode 0600) and NAME.pub into ``folder``; their paths.
 
     Raises UsageError for a name that is none, a passphrase that is too short, or a file that is already there.
@@ -172,7 +172,7 @@ def write_pair(folder: Path, key: PrivateKey, passphrase: str | None = None) -> 
     return private, public
 
 
-def read_public(path: str | Path) -> PublicKey:
+def read_public_key(path: str | Path) -> PublicKey:
     """The key in a public key file.  Raises UsageError or TrustError."""
     data = read_bytes(path, MAX_KEY_FILE, "public key")
     if data.startswith(b"-----BEGIN"):
@@ -180,7 +180,7 @@ def read_public(path: str | Path) -> PublicKey:
     return PublicKey.decode(data.decode("ascii", "replace"), path)
 
 
-def read_private(path: str | Path, passphrase: Passphrase | None = None) -> PrivateKey:
+def read_private_key(path: str | Path, passphrase: Passphrase | None = None) -> PrivateKey:
     """The key in a private key file; ``passphrase`` is called only if it has one.
 
     Raises UsageError for a file that is none, a wrong passphrase, or a bare key that others can read.

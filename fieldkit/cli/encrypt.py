@@ -35,11 +35,11 @@ def encrypt(bundle: Path, recipients: tuple[Path, ...], output: Path | None, key
     A device checks the signature on the encrypted file before it decrypts anything; signatures on BUNDLE itself stay
     inside.  Name, serial and size can be seen from outside.
     """
-    from fieldkit.bundle.keys import read_private, read_public
+    from fieldkit.bundle.keys import read_private_key, read_public_key
     from fieldkit.field.sealing import encrypt_bundle
 
-    devices = [read_public(each) for each in recipients]
-    signer = None if key is None else read_private(key, options.ask_passphrase)
+    devices = [read_public_key(each) for each in recipients]
+    signer = None if key is None else read_private_key(key, options.ask_passphrase)
     target = output or bundle.with_suffix(".sealed")
     seal = encrypt_bundle(bundle, target, devices, signer)
     if as_json:

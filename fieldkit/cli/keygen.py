@@ -24,11 +24,11 @@ def keygen(name: str, passphrase: bool, as_json: bool) -> None:
     NAME.key signs bundles and decrypts what was encrypted for it: keep it to yourself.  NAME.pub is for everyone else;
     what it is called by is its id, which whoever gets it should compare with yours by another way.
     """
-    from fieldkit.bundle.keys import PrivateKey, write_pair
+    from fieldkit.bundle.keys import PrivateKey, write_key_pair
 
     secret = options.ask_passphrase(name, new=True) if passphrase else None
     key = PrivateKey.generate(name)
-    private, public = write_pair(Path(), key, secret)
+    private, public = write_key_pair(Path(), key, secret)
     if as_json:
         print_json("keygen", {"name": name, "id": key.public().id, "private": str(private), "public": str(public)})
     else:

@@ -25,10 +25,10 @@ def trust() -> None:
 @options.as_json
 def add(pub: Path, as_json: bool) -> None:
     """Trust the public key in the file PUB.  Compare its id with what its owner tells you by another way."""
-    from fieldkit.bundle.keys import read_public
+    from fieldkit.bundle.keys import read_public_key
     from fieldkit.field.trust import TrustStore
 
-    key = read_public(pub)
+    key = read_public_key(pub)
     new = TrustStore().add(key)
     if as_json:
         faces.print_json("trust-add", {"name": key.name, "id": key.id, "new": new})
@@ -136,10 +136,10 @@ def forget(name: str, as_json: bool) -> None:
 @options.as_json
 def device(key: Path, as_json: bool) -> None:
     """Keep a copy of the private key in the file KEY as this device's own: with it, encrypted bundles open."""
-    from fieldkit.bundle.keys import read_private
+    from fieldkit.bundle.keys import read_private_key
     from fieldkit.field.trust import TrustStore
 
-    own = read_private(key, options.ask_passphrase)
+    own = read_private_key(key, options.ask_passphrase)
     kept = TrustStore().own(own, key)
     if as_json:
         faces.print_json("trust-device", {"file": str(kept), "id": own.public().id})

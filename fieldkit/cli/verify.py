@@ -36,10 +36,10 @@ def verify(bundle: Path, require: int | None, keys: tuple[Path, ...], as_json: b
 
     Exit code 0: trusted.  3: not trusted.  4: damaged.  Nothing inside is parsed or decrypted.
     """
-    from fieldkit.bundle.keys import read_public
-    from fieldkit.field.verification import verify as verdict_on
+    from fieldkit.bundle.keys import read_public_key
+    from fieldkit.field.verification import verify_bundle
 
-    verdict = verdict_on(bundle, require=require, keys=[read_public(each) for each in keys])
+    verdict = verify_bundle(bundle, require=require, keys=[read_public_key(each) for each in keys])
     if as_json:
         faces.print_json("verify", {"file": str(bundle), **verdict.to_json()})
     elif verdict.refusal is None:

@@ -18,7 +18,7 @@ from typing import Any
 
 from fieldkit.bundle.atomic import write_atomically
 from fieldkit.bundle.files import read_bytes
-from fieldkit.bundle.keys import MAX_KEY_FILE, Passphrase, PrivateKey, PublicKey, key_id, read_private
+from fieldkit.bundle.keys import MAX_KEY_FILE, Passphrase, PrivateKey, PublicKey, key_id, read_private_key
 from fieldkit.bundle.seal import Seal
 from fieldkit.errors import TrustError, UsageError
 from fieldkit.field.revocation import is_id, read_revoked
@@ -251,7 +251,7 @@ class TrustStore:
                 where=self.store.path(DEVICE_KEY),
                 remedy="name the key with --key, or keep it here: fieldkit trust device NAME.key",
             )
-        return read_private(path or self.store.path(DEVICE_KEY), passphrase)
+        return read_private_key(path or self.store.path(DEVICE_KEY), passphrase)
 
     def _check_unlocked(self, policy: Policy, deed: str) -> None:
         if policy.locked:

@@ -68,7 +68,7 @@ class Verdict:
         }
 
 
-def verify(path: str | Path, *, require: int | None = None, keys: Sequence[PublicKey] = ()) -> Verdict:
+def verify_bundle(path: str | Path, *, require: int | None = None, keys: Sequence[PublicKey] = ()) -> Verdict:
     """What this device thinks of a bundle's origin; nothing is parsed, decrypted or remembered.
 
     require: ask for more different trusted signatures than the device's policy does.
