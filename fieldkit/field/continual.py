@@ -99,10 +99,6 @@ def learn(
     lesson = _lesson(state, source, options)
     if lesson.task.digest in {each.digest for each in state.tasks}:
         return state
-    if not state.tasks and not isinstance(source, Bundle):
-        raise UsageError(
-            "nothing has been learnt yet", remedy="begin with a bundle: fieldkit learn STATE --bundle FILE"
-        )
     _check_room(lesson, options)
     trained = (mission or Mission(None)).train(_job(lesson, options), progress)
     learnt = replace(lesson.state, weights=trained.weights, seed=trained.seed, steps=trained.steps)
@@ -125,10 +121,6 @@ def export_state(state: State) -> bytes:
     metadata = exporting.describe(trained, state.manifest, state.bundle)
     used = state.width if state.spared else None
     return exporting.complete_model(state.recipe.programs["predict"], state.weights, metadata, used)
-
-
-def _empty() -> UsageError:
-    return UsageError("nothing has been learnt yet", remedy="begin with a bundle: fieldkit learn STATE --bundle FILE")
 
 
 def _lesson(state: State, source: Bundle | Dataset, options: Options) -> Lesson:
