@@ -13,6 +13,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from crew import together
+
 from fieldkit.bundle.pixels import Pixels
 from fieldkit.bundle.radiometry import Radiometry
 from fieldkit.bundle.recipe import Augmentation, Initial, Schedule
@@ -27,6 +29,7 @@ from fieldkit.hq.distil.descent import Training, descend
 from fieldkit.hq.distil.driver import Budget, Checkpoint, Status, drive
 from fieldkit.hq.distil.pool import Pool
 from fieldkit.hq.distil.problem import Problem, Snapshot, annealed
+from fieldkit.hq.distil.workers import Workers
 from fieldkit.hq.models import build_model
 from fieldkit.hq.models.normalisation import Normalise
 
@@ -132,6 +135,19 @@ class TestContract:
         np.testing.assert_array_equal(whole.snapshot().images, resumed.snapshot().images)
         np.testing.assert_array_equal(whole.snapshot().labels, resumed.snapshot().labels)
         assert whole.snapshot().schedule == resumed.snapshot().schedule
+
+    def test_more_workers_than_classes_and_real_images_make_the_set_of_one(self, name: str) -> None:
+        settings = SETTINGS[name] | ({"real": 2} if name in ("bptt", "ridge", "unrolled") else {})
+
+        def work(workers: Workers) -> tuple[list[float], Snapshot]:
+            made = start(name, replace(problem(), workers=workers), settings)
+            return [made.step(done) for done in (0.0, 0.4, 0.7)], made.snapshot()
+
+        losses, alone = work(Workers())
+        for other, snapshot in together(4, work):
+            np.testing.assert_allclose(other, losses, rtol=1e-3, atol=1e-5)
+            np.testing.assert_allclose(snapshot.images, alone.images, atol=0.05)
+            np.testing.assert_allclose(snapshot.labels, alone.labels, atol=1e-4)
 
     def test_smaller_images_take_the_space_of_whole_ones(self, name: str) -> None:
         posed = problem(formation=2)

@@ -26,12 +26,12 @@ from fieldkit.hq.distil.generative import Generative, Settings
 from fieldkit.hq.distil.problem import Problem
 from fieldkit.hq.distil.workers import Workers
 from fieldkit.hq.generators.autoencoder import Autoencoder, autoencoder_loss
-from fieldkit.hq.generators.blocks import seeded
 from fieldkit.hq.generators.coder import Coder, named_coder
 from fieldkit.hq.generators.flow import Flow, away_from_average, flow_loss, follow
 from fieldkit.hq.generators.modes import noised, towards
 from fieldkit.hq.models import build_model
 from fieldkit.hq.models.normalisation import Normalise
+from fieldkit.hq.seeding import seeded
 
 pytestmark = pytest.mark.hq
 

@@ -22,12 +22,11 @@ from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
-from torch.nn import functional
 
 from fieldkit.bundle.recipe import Schedule
 from fieldkit.errors import UsageError
 from fieldkit.hq.compiler.optimisers import AdamW
-from fieldkit.hq.distil.descent import Training, descend
+from fieldkit.hq.distil.descent import Training, descend, real_loss
 from fieldkit.hq.distil.distilled import DistilledSet
 from fieldkit.hq.distil.problem import Problem, Snapshot, State
 
@@ -103,8 +102,7 @@ class Bptt:
             reached.append(self._plain(reached[-1], pixels, labels))
         tensors = cast(Any, _Window).apply(self._descend, reached, pixels, labels)
         weights = _filled(reached[-1], tensors).weights
-        logits = problem.logits(weights, problem.pixels(positions))
-        loss = functional.cross_entropy(logits, problem.classes(positions)) * (len(positions) / real)
+        loss = real_loss(problem, weights, positions, real)
         self.distilled.move(loss, done)
         return problem.workers.total(loss)
 

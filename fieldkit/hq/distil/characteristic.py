@@ -30,7 +30,7 @@ from fieldkit.hq.distil.distilled import DistilledSet
 from fieldkit.hq.distil.experts import Lessons
 from fieldkit.hq.distil.movement import Movement
 from fieldkit.hq.distil.problem import Problem, Snapshot, State, Weights
-from fieldkit.hq.distil.siamese import SIAMESE, augmented, features, nothing, real_features
+from fieldkit.hq.distil.siamese import SIAMESE, augmented, features, nothing, own_share, real_features
 from fieldkit.hq.seeding import seeded
 
 WIDTH = 256
@@ -93,22 +93,18 @@ class CharacteristicMatching:
         self.iteration += 1
         rng = problem.rng(self.iteration)
         between, trained = self._networks(rng)
-        positions = problem.pick(settings.per_class, rng)
-        uniforms = rng.random((problem.class_count, settings.augmentation.width), dtype=np.float32)
+        share = own_share(problem, self.distilled, settings.per_class, settings.augmentation, rng)
         noise = torch.from_numpy(rng.standard_normal((settings.frequencies, self.inputs), dtype=np.float32))
-        classes = list(problem.workers.mine(range(problem.class_count)))
         found: list[torch.Tensor] = []
-        if classes:
-            mine = positions[problem.rows(classes, settings.per_class)]
-            seen = self.distilled.seen()[torch.from_numpy(problem.rows(classes, problem.per_class))]
-            seen = augmented(seen, uniforms[classes], settings.augmentation)
-            real = real_features(problem, between, mine, uniforms[classes], settings.augmentation)
-            found = [real, features(problem, between, seen, len(classes))]
+        if share is not None:
+            seen = augmented(share.pixels, share.uniforms, settings.augmentation)
+            real = real_features(problem, between, share.positions, share.uniforms, settings.augmentation)
+            found = [real, features(problem, between, seen, len(share.classes))]
         frequencies = self._sharpened(found, noise.to(problem.device), done)
         loss = nothing(self.distilled.pixels)
-        if classes:
+        if share is not None:
             loss = discrepancy(found[0], found[1], frequencies, settings.amplitude).sum()
-            loss = loss + settings.calibration * self._calibration(trained, seen, classes)
+            loss = loss + settings.calibration * self._calibration(trained, seen, share.classes)
         self.distilled.move(loss, done)
         return problem.workers.total(loss)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch.nn import functional
 
@@ -65,6 +66,15 @@ def descend(
         weights[name], new = moved(problem.optimiser, Slot(value, gradient, own), rate, training.step)
         states |= {f"{state}.{name}": each for state, each in new.items()}
     return replace(training, weights=weights, states=states, step=training.step + 1)
+
+
+def real_loss(problem: Problem, weights: Weights, positions: np.ndarray, whole: int) -> torch.Tensor:
+    """This worker's part of a network's mean cross-entropy on ``whole`` real images, those at ``positions`` its own."""
+    logits = problem.logits(weights, problem.pixels(positions))
+    if not len(positions):
+        # The mean of nothing is no number; the sum of no logits is 0, and has a gradient.
+        return logits.sum()
+    return functional.cross_entropy(logits, problem.classes(positions)) * (len(positions) / whole)
 
 
 def _batch(

@@ -27,7 +27,7 @@ from fieldkit.errors import UsageError
 from fieldkit.hq.distil.distilled import DistilledSet
 from fieldkit.hq.distil.problem import Problem, Snapshot, State, Weights
 from fieldkit.hq.distil.queue import Queue
-from fieldkit.hq.distil.siamese import SIAMESE, augmented, features, nothing, real_features
+from fieldkit.hq.distil.siamese import SIAMESE, Share, augmented, features, nothing, own_share, real_features
 
 WITNESSES = 128
 
@@ -78,18 +78,12 @@ class DistributionMatching:
         self.iteration += 1
         rng = problem.rng(self.iteration)
         weights = self._network(rng)
-        positions = problem.pick(settings.per_class, rng)
-        uniforms = rng.random((problem.class_count, settings.augmentation.width), dtype=np.float32)
-        classes = list(problem.workers.mine(range(problem.class_count)))
-        loss = nothing(self.distilled.pixels)
-        if classes:
-            real = positions[problem.rows(classes, settings.per_class)]
-            seen = self.distilled.seen()[torch.from_numpy(problem.rows(classes, problem.per_class))]
-            loss = matching_loss(problem, settings.augmentation, weights, (real, seen), uniforms[classes])
-            if settings.regularisation:
-                witnesses = rng.integers(len(problem.real), size=WITNESSES)
-                own = augmented(seen, uniforms[classes], settings.augmentation)
-                loss = loss + settings.regularisation * misplaced(problem, weights, own, (classes, witnesses))
+        share = own_share(problem, self.distilled, settings.per_class, settings.augmentation, rng)
+        loss = matched(problem, self.distilled, settings.augmentation, weights, share)
+        if share is not None and settings.regularisation:
+            witnesses = rng.integers(len(problem.real), size=WITNESSES)
+            own = augmented(share.pixels, share.uniforms, settings.augmentation)
+            loss = loss + settings.regularisation * misplaced(problem, weights, own, (share.classes, witnesses))
         self.distilled.move(loss, done)
         return problem.workers.total(loss)
 
@@ -115,6 +109,19 @@ class DistributionMatching:
         weights = self.queue.weights(rng)
         self.queue.learn(rng)
         return weights
+
+
+def matched(
+    problem: Problem,
+    distilled: DistilledSet,
+    augmentation: Augmentation,
+    weights: Weights,
+    share: Share | None,
+) -> torch.Tensor:
+    """The matching loss of a worker's share; without one, 0 with a gradient of 0."""
+    if share is None:
+        return nothing(distilled.pixels)
+    return matching_loss(problem, augmentation, weights, (share.positions, share.pixels), share.uniforms)
 
 
 def matching_loss(

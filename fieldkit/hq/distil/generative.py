@@ -24,7 +24,7 @@ from fieldkit.bundle.recipe import Augmentation
 from fieldkit.errors import UsageError
 from fieldkit.hq.distil import siamese
 from fieldkit.hq.distil.distilled import DistilledSet
-from fieldkit.hq.distil.distribution import matching_loss
+from fieldkit.hq.distil.distribution import matched
 from fieldkit.hq.distil.images import centres, first_pixels
 from fieldkit.hq.distil.movement import Movement
 from fieldkit.hq.distil.problem import Problem, Snapshot, State
@@ -212,12 +212,8 @@ class Generative:
         """Move the latents towards the real images' mean features under one freshly drawn network."""
         problem, settings = self.problem, self.settings
         weights = problem.fresh_model(int(rng.integers(1 << 62)))
-        positions = problem.pick(settings.per_class, rng)
-        uniforms = rng.random((problem.class_count, settings.augmentation.width), dtype=np.float32)
-        classes = problem.workers.mine(range(problem.class_count))
-        real = positions[problem.rows(classes, settings.per_class)]
-        seen = distilled.seen()[torch.from_numpy(problem.rows(classes, problem.per_class))]
-        loss = matching_loss(problem, settings.augmentation, weights, (real, seen), uniforms[list(classes)])
+        share = siamese.own_share(problem, distilled, settings.per_class, settings.augmentation, rng)
+        loss = matched(problem, distilled, settings.augmentation, weights, share)
         distilled.move(loss, done)
         return problem.workers.total(loss)
 

@@ -31,7 +31,7 @@ from fieldkit.bundle.recipe import Augmentation
 from fieldkit.hq.distil.descent import Training, descend
 from fieldkit.hq.distil.distilled import DistilledSet
 from fieldkit.hq.distil.problem import Problem, Snapshot, State, Weights
-from fieldkit.hq.distil.siamese import SIAMESE, augmented, nothing, portion
+from fieldkit.hq.distil.siamese import SIAMESE, augmented, nothing, own_share, portion
 from fieldkit.hq.models.laws import carried_buffers
 
 # What the authors add to the product of two gradients' lengths.
@@ -98,20 +98,18 @@ class GradientMatching:
     def _loss(self, rng: np.random.Generator) -> torch.Tensor:
         """This worker's part of the distance: that of its classes."""
         problem, settings = self.problem, self.settings
-        positions = problem.pick(settings.per_class, rng)
-        uniforms = rng.random((problem.class_count, settings.augmentation.width), dtype=np.float32)
+        share = own_share(problem, self.distilled, settings.per_class, settings.augmentation, rng)
         weights = {name: value.detach() for name, value in self.training.weights.items()}
         weights |= batch_statistics(problem, weights, rng)
-        classes = problem.workers.mine(range(problem.class_count))
-        if not classes:
+        if share is None:
             return nothing(self.distilled.pixels)
-        mine = uniforms[list(classes)]
-        real = problem.pixels(positions[problem.rows(classes, settings.per_class)])
-        distilled = self.distilled.seen()[torch.from_numpy(problem.rows(classes, problem.per_class))]
+        real, distilled = (
+            augmented(each, share.uniforms, settings.augmentation)
+            for each in (problem.pixels(share.positions), share.pixels)
+        )
         with torch.no_grad():
-            wanted = class_gradients(problem, weights, augmented(real, mine, settings.augmentation), classes)
-        found = class_gradients(problem, weights, augmented(distilled, mine, settings.augmentation), classes)
-        return distance(wanted, found)
+            wanted = class_gradients(problem, weights, real, share.classes)
+        return distance(wanted, class_gradients(problem, weights, distilled, share.classes))
 
     def _go_on(self, rng: np.random.Generator) -> None:
         """Train the network on the set as it is now, or begin a new one after its last comparison."""

@@ -105,6 +105,8 @@ class Patches:
         """Draw candidates, score their crops and take the best; the mean loss of what is taken."""
         del done
         self.iteration += 1
+        # By all workers alike, also by those that will find no batch to score.
+        _ = self.teachers
         problem, settings, needed = self.problem, self.settings, self.cells.per_class
         rng = problem.rng(self.iteration)
         candidates = problem.pick(max(settings.candidates, needed), rng)

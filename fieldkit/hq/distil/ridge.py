@@ -24,6 +24,7 @@ from fieldkit.hq.distil.descent import descend
 from fieldkit.hq.distil.distilled import DistilledSet
 from fieldkit.hq.distil.pool import Pool
 from fieldkit.hq.distil.problem import Problem, Snapshot, State
+from fieldkit.hq.distil.siamese import nothing
 
 
 @dataclass(frozen=True)
@@ -81,8 +82,8 @@ class Ridge:
             real = problem.features(weights, problem.pixels(positions))
         features = problem.features(weights, self.distilled.seen())
         sides = (features, self.distilled.labels()), (real, problem.classes(positions))
-        loss = regression_loss(*sides, ridge=self.settings.ridge)
-        loss = loss * (len(positions) / self.settings.real)
+        share = len(positions) / self.settings.real
+        loss = regression_loss(*sides, ridge=self.settings.ridge) * share if share else nothing(self.distilled.pixels)
         self.distilled.move(loss, done)
         pixels, labels = self.distilled.seen().detach(), self.distilled.labels().detach()
         rate = problem.schedule.learning_rate(training.step)

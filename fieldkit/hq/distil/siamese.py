@@ -11,17 +11,51 @@ allocator that keeps what is freed gives whole batches nearly all of it.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 
 from fieldkit.bundle.recipe import Augmentation
 from fieldkit.hq.augmentation import augment
+from fieldkit.hq.distil.distilled import DistilledSet
 from fieldkit.hq.distil.problem import Problem, Weights
 from fieldkit.hq.models.laws import carried_buffers
 
 SIAMESE = Augmentation(shift=0.125, scale=0.2, rotate=15, brightness=0.2, contrast=0.3, cutout=0.3)
 # Numbers in the first layer's maps of a portion: 4 MiB of them.
 PORTION = 1 << 20
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one worker compares in an iteration: real and distilled images of some classes, to be augmented alike.
+
+    classes: k of them, at least 1.  positions: of real images, int64 [n * k].  pixels: distilled ones as a device will
+    have them, float32 [m * k, c, h, w]; differentiable.  Both come class by class.
+    uniforms: float32 [k, width of the augmentation], a row for each class.
+    """
+
+    classes: list[int]
+    positions: np.ndarray
+    pixels: torch.Tensor
+    uniforms: np.ndarray
+
+
+def own_share(
+    problem: Problem, distilled: DistilledSet, per_class: int, augmentation: Augmentation, rng: np.random.Generator
+) -> Share | None:
+    """This worker's share of an iteration with ``per_class`` real images of each class; None if no class is its own.
+
+    All workers draw alike.
+    """
+    positions = problem.pick(per_class, rng)
+    uniforms = rng.random((problem.class_count, augmentation.width), dtype=np.float32)
+    classes = list(problem.workers.mine(range(problem.class_count)))
+    if not classes:
+        return None
+    seen = distilled.seen()[torch.from_numpy(problem.rows(classes, problem.per_class))]
+    return Share(classes, positions[problem.rows(classes, per_class)], seen, uniforms[classes])
 
 
 def nothing(distilled: torch.Tensor) -> torch.Tensor:

@@ -23,10 +23,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch.nn import functional
 
 from fieldkit.errors import UsageError
-from fieldkit.hq.distil.descent import Training, descend
+from fieldkit.hq.distil.descent import Training, descend, real_loss
 from fieldkit.hq.distil.distilled import DistilledSet
 from fieldkit.hq.distil.pool import Pool
 from fieldkit.hq.distil.problem import Problem, Snapshot, State, Weights
@@ -102,9 +101,7 @@ class Unrolled:
         stop = min(training.step + self.settings.window, self.pool.ends[slot])
         reached = self._unroll(training, stop, rng)
         positions = self.problem.workers.mine(rng.integers(len(self.problem.real), size=self.settings.real))
-        logits = self.problem.logits(reached.weights, self.problem.pixels(positions))
-        loss = functional.cross_entropy(logits, self.problem.classes(positions))
-        loss = loss * (len(positions) / self.settings.real)
+        loss = real_loss(self.problem, reached.weights, positions, self.settings.real)
         self.pool.put(slot, reached, rng)
         self.distilled.move(loss, done)
         return self.problem.workers.total(loss)
