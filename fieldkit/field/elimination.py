@@ -66,19 +66,28 @@ def survivors(scores: Mapping[str, float], margin: Margin, eta: int = ETA) -> li
     return [name for name in ordered if scores[name] >= last - margin(last)]
 
 
-def halve(names: Sequence[str], shares: Sequence[float], train: Train, margin: Margin) -> dict[str, Reached]:
+@dataclass(frozen=True)
+class Halved:
+    """reached: by name, how far each training got.  alive: those of the last rung that was begun, best first."""
+
+    reached: Mapping[str, Reached]
+    alive: tuple[str, ...]
+
+
+def halve(names: Sequence[str], shares: Sequence[float], train: Train, margin: Margin) -> Halved:
     """Train all of ``names`` for the first of ``shares``, those that survive for the next, and so on to the last.
 
-    train: a name and a share to a score; None for a training that diverged, which ends it.  OutOfTimeError ends them all.
+    train: a name and a share to a score; None for a training that diverged, which ends it; OutOfTimeError ends all.
     margin: the error of a score, in the same unit, which a lower score may be in truth.
     """
     reached: dict[str, Reached] = {}
     alive = list(names)
     with suppress(OutOfTimeError):
-        for share in shares:
+        for place, share in enumerate(shares):
             for name in alive:
                 reached[name] = Reached(share, train(name, share))
             scores = {name: each.score.mean for name in alive if (each := reached[name]).score is not None}
             # The best first, so that it is trained to the end if time should not last for all.
-            alive = survivors(scores, margin)
-    return reached
+            if place + 1 < len(shares):
+                alive = survivors(scores, margin)
+    return Halved(reached, tuple(alive))

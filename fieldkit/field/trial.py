@@ -14,6 +14,7 @@ from fieldkit.field.device import peak_memory
 from fieldkit.field.isolation import isolated
 from fieldkit.field.latency import measure
 from fieldkit.field.prediction import Predictor
+from fieldkit.field.providers import chosen_provider, use_provider
 from fieldkit.field.ranking import Cost
 
 # Pages come and go: two runs of one model differ by less than this.
@@ -26,7 +27,9 @@ def cost(model: bytes, image: np.ndarray, threads: int | None = None, seconds: f
 
     Raises ResourceError where it cannot be tried: no process, no memory, or far too slow.
     """
+    image = np.ascontiguousarray(image)
     request = {"shape": image.shape, "dtype": image.dtype.name, "threads": threads, "seconds": seconds}
+    request["provider"] = chosen_provider()
     handed = json.dumps(request).encode() + b"\n" + image.tobytes() + model
     try:
         done = subprocess.run(isolated(__name__), input=handed, capture_output=True, timeout=PATIENCE, check=False)
@@ -43,6 +46,7 @@ def cost(model: bytes, image: np.ndarray, threads: int | None = None, seconds: f
 def serve() -> None:
     """The child's side: read image and model from stdin, predict, and say what that took."""
     request = json.loads(sys.stdin.buffer.readline())
+    use_provider(request["provider"])
     dtype = np.dtype(request["dtype"])
     count = int(np.prod(request["shape"]))
     image = np.frombuffer(sys.stdin.buffer.read(count * dtype.itemsize), dtype).reshape(request["shape"])
