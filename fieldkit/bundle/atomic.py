@@ -56,7 +56,7 @@ def writing_atomically(path: str | Path, mode: int | None = None) -> Iterator[IO
                 file.close()
         with explaining(path):
             os.replace(part, target)
-            _sync_folder(target.parent)
+            sync_folder(target.parent)
     finally:
         with suppress(OSError):
             part.unlink()
@@ -81,7 +81,7 @@ def check_writable(path: str | Path) -> Path:
     return target
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Make the rename itself durable."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,9 +12,13 @@ from fieldkit.errors import UsageError
 
 if TYPE_CHECKING:
     from fieldkit.field.acceptance import Acceptance
+    from fieldkit.field.endurance import Conditions
 
 
-@click.command(epilog="\b\nExample:\n  fieldkit train bundles/mnist-10.h5 -o model.onnx --seed 1")
+@click.command(
+    epilog="\b\nExample:\n  fieldkit train bundles/mnist-10.h5 -o model.onnx --seed 1\n"
+    "  fieldkit train bundles/mnist-10.h5 --minutes 5 --max-memory 200MB --max-temp 80 --log run.jsonl"
+)
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="Model file.  [default: BUNDLE's name with .onnx]"
@@ -23,64 +26,59 @@ if TYPE_CHECKING:
 @click.option("--recipe", help="Which recipe of the bundle to train.  [default: its first]")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the training.")
 @click.option("--steps", type=click.IntRange(min=1), help="Training steps.  [default: the recipe's own]")
-@options.threads
+@click.option(
+    "--scope", default="full", show_default=True, help="Which of the recipe's train programs: full, head, norm-bias ..."
+)
+@options.opening
+@options.conditions
 @options.as_json
 @options.quiet
 def train(
     bundle: Path,
     output: Path | None,
+    conditions: Conditions,
+    as_json: bool,
+    quiet: bool,
     recipe: str | None,
     seed: int,
     steps: int | None,
-    threads: int | None,
-    as_json: bool,
-    quiet: bool,
+    scope: str,
+    **opening: Any,
 ) -> None:
     """Train a model from the distilled set of BUNDLE and write it as a plain ONNX file.
 
+    After a loss of power, or Ctrl-C, the same command goes on where it was, and ends with the same model, bit for bit.
     If the bundle carries a probe, the model is scored on it and compared with what HQ measured, and how sure the model
     may be of its answers is measured too: predict marks those that are uncertain.
     """
-    from fieldkit.bundle.atomic import check_writable, write_atomically
-    from fieldkit.bundle.reader import read_bundle
-    from fieldkit.field import acceptance, confidence, exporting, training
+    from fieldkit.field.admission import open_bundle
+    from fieldkit.field.production import Order, produce
 
-    opened = read_bundle(bundle)
     target = output or Path(f"{bundle.stem}.onnx")
-    if check_writable(target) == bundle.resolve():
+    if target.resolve() == bundle.resolve():
         raise UsageError("the model would replace the bundle", where=target, remedy="name another file with -o")
-    begin = time.monotonic()
+    source = open_bundle(bundle, **opening)
     with faces.Progress("training", "steps", quiet) as progress:
-        trained = training.train(
-            opened,
-            recipe,
-            seed=seed,
-            steps=steps,
-            threads=threads,
-            progress=lambda done, total, loss: progress(done, total, f"loss {loss:.4f}"),
+        made = produce(
+            source,
+            target,
+            Order(recipe, seed, steps, scope),
+            conditions,
+            lambda done, total, loss: progress(done, total, f"loss {loss:.4f}"),
         )
-    seconds = time.monotonic() - begin
-    model = confidence.calibrate(exporting.export(trained, opened), opened, threads)
-    write_atomically(target, model)
-    accepted = acceptance.accept(model, trained, opened, threads)
     if as_json:
-        document = {
-            "bundle": {"file": str(bundle), "name": opened.manifest.name, "digest": opened.digest},
-            "model": {"file": str(target), "bytes": len(model)},
-            "recipe": trained.recipe.name,
-            "seed": trained.seed,
-            "steps": trained.steps,
-            "seconds": round(seconds, 3),
-            "loss": {"first": float(trained.losses[0]), "last": float(trained.losses[-1])},
-            "probe": None if accepted is None else accepted.to_json(),
-        }
-        faces.print_json("train", document)
+        manifest = source.bundle.manifest
+        named = {"file": str(bundle), "name": manifest.name, "digest": source.bundle.digest}
+        faces.print_json(
+            "train", {"bundle": named, "model": {"file": str(target), "bytes": made.size}, **made.to_json()}
+        )
         return
+    trained = made.trained
     click.echo(
         f"{target}: {trained.recipe.name}, {trained.recipe.size:,} parameters, {trained.steps} steps in "
-        f"{faces.duration(seconds)}, loss {trained.losses[-1]:.4f}"
+        f"{faces.duration(made.account.seconds)}, loss {trained.losses[-1]:.4f}"
     )
-    click.echo(_verdict(accepted))
+    click.echo(_verdict(made.accepted))
 
 
 def _verdict(accepted: Acceptance | None) -> str:

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from fieldkit.bundle import documents
-from fieldkit.bundle.atomic import explained, write_atomically
+from fieldkit.bundle.atomic import explained, explaining, sync_folder, writing_atomically
 from fieldkit.errors import DamagedBundle, FieldkitError, UsageError
 from fieldkit.field.admission import Sealer
 from fieldkit.field.training import TrainingState
@@ -39,7 +39,15 @@ HEAD = len(MAGIC) + DIGEST + LENGTH
 GENERATIONS = 2
 KEY = 16
 """Hex digits of a job's digest in the names of its files."""
-_FORM = {"job": dict, "decided": dict, "step": int, "losses": int, "tensors": [{"name": str, "shape": [int]}]}
+RESULT = "result"
+"""What a training's result is called until it is whole."""
+_FORM = {
+    "job": dict,
+    "decided": {"threads": int, "steps": int},
+    "step": int,
+    "losses": int,
+    "tensors": [{"name": str, "shape": [int]}],
+}
 
 
 @dataclass(frozen=True)
@@ -48,7 +56,7 @@ class Snapshot:
 
     job: what decides the training's result, as JSON; a state of another job is never gone on from.
     losses: float32 [step], of the steps that were made.
-    decided: what the run found out and keeps when it goes on: its threads, its number of steps under a budget.
+    decided: what the run found out and keeps when it goes on: its ``threads``, and how many ``steps`` it makes in all.
     """
 
     job: Mapping[str, Any]
@@ -168,11 +176,29 @@ class Checkpoints:
         """Write the next generation: whole, or not at all.  Raises UsageError or ResourceError."""
         first, second = self._generations(snapshot.job)
         path = second if self._good == first else first
-        content = bytes(snapshot.encode())
+        content = snapshot.encode()
+        self.write(path, content if self.sealer is None else self.sealer.close(bytes(content)))
+        self._good = path
+
+    def write(self, path: Path, content: bytes | bytearray, mode: int | None = None) -> None:
+        """Write a file by way of this folder, so that a kill leaves nothing half-written anywhere else.
+
+        path: in this folder or the one that it is in.  mode: the file's permissions, None for the usual ones.
+        """
         with suppress(OSError):
             self.folder.mkdir(exist_ok=True)
-        write_atomically(path, content if self.sealer is None else self.sealer.close(content))
-        self._good = path
+        inside = path if path.parent == self.folder else self.folder / RESULT
+        with writing_atomically(inside, mode) as file, explaining(path):
+            file.write(content)
+        if inside != path:
+            with explaining(path):
+                inside.replace(path)
+                sync_folder(path.parent)
+
+    @property
+    def kept(self) -> bool:
+        """Whether a good state is in the folder."""
+        return self._good is not None
 
     def others(self, job: Mapping[str, Any]) -> list[Path]:
         """The files of other jobs in the folder."""

@@ -1,4 +1,4 @@
-"""Trainings that survive: a cut of power, a Ctrl-C, a full disk.
+"""Trainings that survive: a cut of power, a Ctrl-C, a full disk, heat; within a budget of time and memory.
 
 A command that trains wraps its work in a ``Mission``::
 
@@ -13,32 +13,34 @@ was never cut.  ``finish`` removes the states, once the result is on the disk.
 
 from __future__ import annotations
 
-import hashlib
-import signal
-import threading
 import time
 from array import array
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from contextlib import closing as closed
+from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import Any
 
 import numpy as np
 
-from fieldkit.bundle import documents
-from fieldkit.bundle.recipe import Initial, Recipe, Schedule
-from fieldkit.bundle.samples import Samples
-from fieldkit.errors import Diverged, FieldkitError, Interrupted
+from fieldkit.bundle.atomic import write_atomically
+from fieldkit.bundle.recipe import Schedule
+from fieldkit.errors import Diverged, FieldkitError, Interrupted, UsageError
 from fieldkit.field.admission import Sealer
+from fieldkit.field.budget import affordable, must_be_frugal
 from fieldkit.field.checkpoint import Checkpoints, Snapshot
-from fieldkit.field.session import available_threads, runtime_version
-from fieldkit.field.training import Feeding, Progress, Trained, Trainer, TrainingState, begin
+from fieldkit.field.interruption import asked_to_stop
+from fieldkit.field.job import Job as Job
+from fieldkit.field.job import differences
+from fieldkit.field.sensors import Sensors
+from fieldkit.field.session import available_threads
+from fieldkit.field.training import Progress, Trained, Trainer, TrainingState, begin, stretched
+from fieldkit.field.watch import Account, Watch
 
 EVERY = 10.0
 """Seconds between two saved states."""
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+MAX_MINUTES = 1e9
 
 
 def silent(message: str) -> None:
@@ -50,55 +52,27 @@ class Conditions:
     """Under which a training runs.
 
     threads: None takes every processor; a resumed training keeps the number it had.
-    every: seconds between two saved states.
-    fresh: give up a state that is there, and begin anew.
+    minutes: how long it may take from the mission's start to its end; it then makes fewer steps than its schedule has,
+    which is squeezed, but never more: a schedule that is stretched is another training, and no better one.
+    max_memory: bytes that the process may hold at the most.
+    max_temp: Celsius above which the training pauses until the device has cooled.
+    every: seconds between two saved states.  fresh: give up a state that is there, and begin anew.
+    log: file that gets a JSON line for each second: steps, loss, temperature, power.
     sealer: closes the states of a training on an encrypted bundle.
-    tell: called with one sentence whenever the user should know: a resumed state, a disk that is full.
+    tell: called with one sentence whenever the user should know: a resumed state, a disk that is full, a pause.
+    sensors: None takes this device's.
     """
 
     threads: int | None = None
+    minutes: float | None = None
+    max_memory: int | None = None
+    max_temp: float | None = None
     every: float = EVERY
     fresh: bool = False
+    log: Path | None = None
     sealer: Sealer | None = None
     tell: Callable[[str], None] = silent
-
-
-@dataclass(frozen=True)
-class Job:
-    """One training, and all that decides its result.
-
-    schedule, initial: None takes the recipe's.
-    feeding: as in ``Trainer.run``.  Whatever it knows that is in no other field must be in ``about``.
-    about: JSON that belongs to the job's identity: digests of what it comes from, options.  A state is resumed by a job
-    that has the same program, samples, first weights, seed, schedule, version of onnxruntime and ``about``.
-    """
-
-    recipe: Recipe
-    samples: Samples
-    scope: str = "full"
-    seed: int = 0
-    schedule: Schedule | None = None
-    initial: Initial | None = None
-    feeding: Feeding | None = None
-    about: Mapping[str, Any] = field(default_factory=dict)
-
-    def identity(self, start: TrainingState) -> dict[str, Any]:
-        """The job as JSON: everything that decides the bits of its result, but for the number of threads."""
-        digest = hashlib.sha256()
-        for name, values in start.tensors.items():
-            digest.update(f"{name} {values.shape}".encode())
-            digest.update(np.ascontiguousarray(values).data)
-        return {
-            "recipe": self.recipe.name,
-            "scope": self.scope,
-            "program": hashlib.sha256(self.recipe.programs[f"train/{self.scope}"]).hexdigest(),
-            "samples": self.samples.digest(),
-            "start": digest.hexdigest(),
-            "seed": self.seed,
-            "schedule": (self.schedule or self.recipe.schedule).to_json(),
-            "onnxruntime": runtime_version(),
-            **self.about,
-        }
+    sensors: Sensors | None = None
 
 
 class Mission:
@@ -107,15 +81,22 @@ class Mission:
     folder: where the states are kept, see ``checkpoint.state_folder``; None keeps none.
     Where the folder cannot be made or the disk is full, that is told once, and the training goes on in memory.
     Raises UsageError on entry if another process trains for the same folder.
+
+    resumed: the step at which the training was resumed; None if it began anew.
     """
 
     def __init__(self, folder: Path | None, conditions: Conditions = Conditions()) -> None:
         self.folder = folder
         self.conditions = conditions
         self.resumed: int | None = None
-        """The step at which the training was resumed; None if it began anew."""
+        if conditions.minutes is not None and not 0 < conditions.minutes < MAX_MINUTES:
+            raise UsageError("no time to train in", where="minutes", found=conditions.minutes, expected="more than 0")
+        self._began = time.monotonic()
+        self._watch = Watch(
+            sensors=conditions.sensors, log=conditions.log, max_temp=conditions.max_temp, tell=conditions.tell
+        )
         self._checkpoints: Checkpoints | None = None
-        self._latest: Callable[[], Snapshot] | None = None
+        self._last: Snapshot | None = None
         self._lost = False
 
     def __enter__(self) -> Mission:
@@ -131,67 +112,117 @@ class Mission:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._latest is not None and isinstance(error, FieldkitError) and not isinstance(error, Diverged):
-            # The result could not be written: the next run need not train again.
-            self._save(self._latest())
         if self._checkpoints is not None:
             self._checkpoints.close()
+        self._watch.note("end", error=None if kind is None else kind.__name__)
+        self._watch.close()
 
-    def train(self, job: Job, progress: Progress | None = None) -> Trained:
+    def train(self, job: Job, progress: Progress | None = None, closing: float = 0.0) -> Trained:
         """Train to the end of the job's schedule, from the last saved state if there is one.
 
-        Saves a state every ``conditions.every`` seconds.  SIGINT and SIGTERM end it after the step at hand: it saves
-        its state and raises Interrupted.  Raises what ``Trainer.run`` raises.
+        closing: seconds that the caller needs afterwards, which a budget in time leaves.
+        SIGINT and SIGTERM end the training after the step at hand: it saves its state and raises Interrupted.
+        Raises ResourceError if the budget is too small, and what ``Trainer.run`` raises.
         """
-        start = begin(job.recipe, job.scope, job.seed, job.initial)
-        identity = documents.decode(documents.encode(job.identity(start)), "job")
-        snapshot = self._resume(identity) or Snapshot(identity, start, np.zeros(0, np.float32))
-        threads = self._threads(snapshot)
-        schedule = job.schedule or job.recipe.schedule
-        trainer = Trainer(job.recipe, scope=job.scope, threads=threads)
-        losses, decided = array("f", snapshot.losses.tobytes()), {"threads": threads}
+        course = self._course(job, closing)
+        try:
+            self._run(course, progress)
+        except Diverged:
+            if self._checkpoints is not None:
+                self._checkpoints.forget(course.identity)
+            raise
+        self._last = course.snapshot()
+        return Trained(job.recipe, course.trainer.weights(), self._last.losses, job.seed, course.schedule.steps)
 
-        def latest() -> Snapshot:
-            values = np.frombuffer(losses, np.float32) if losses else np.zeros(0, np.float32)
-            return Snapshot(identity, trainer.state(len(losses)), values, decided)
+    def write(self, target: Path, content: bytes) -> None:
+        """Write the result's file, whole or not at all, even if the process is killed meanwhile.
 
-        steps = trainer.run(job.samples, snapshot.state, seed=job.seed, schedule=schedule, feeding=job.feeding)
-        due = time.monotonic() + self.conditions.every
-        with _asked_to_stop() as stop:
-            for step, loss in steps:
-                losses.append(loss)
-                if progress is not None:
-                    progress(step + 1, schedule.steps, loss)
-                if stop.is_set():
-                    raise self._interrupted(latest(), schedule.steps)
-                if time.monotonic() >= due:
-                    self._save(latest())
-                    due = time.monotonic() + self.conditions.every
-        self._latest = latest
-        return Trained(job.recipe, trainer.weights(), np.array(losses, np.float32), job.seed, schedule.steps)
+        Raises UsageError or ResourceError, which says what of the training is kept.
+        """
+        try:
+            if self._checkpoints is None:
+                write_atomically(target, content)
+            else:
+                self._checkpoints.write(target, content, target.stat().st_mode & 0o777 if target.exists() else None)
+        except FieldkitError as error:
+            if self._last is not None and (self._save(self._last) or (self._checkpoints and self._checkpoints.kept)):
+                error.remedy = f"{error.remedy}; then run the same command again, which goes on from the saved state"
+            raise
+
+    def account(self) -> Account:
+        """What the mission took so far, in this process."""
+        return self._watch.account()
 
     def finish(self) -> None:
         """The result is on the disk: remove the states."""
-        self._latest = None
+        self._last = None
         if self._checkpoints is not None:
             self._checkpoints.remove()
 
-    def _resume(self, job: Mapping[str, Any]) -> Snapshot | None:
-        """The newest state of ``job``; tells what is there and cannot be used."""
+    def _course(self, job: Job, closing: float) -> _Course:
+        """The training, opened within its budgets, at the step where it goes on."""
+        start = begin(job.recipe, job.scope, job.seed, job.initial)
+        identity = job.identity(start, minutes=self.conditions.minutes)
+        found = self._resume(identity)
+        threads = self._threads(found)
+        limit = self.conditions.max_memory
+        frugal = limit is not None and must_be_frugal(job, threads, start, limit)
+        if frugal:
+            self.conditions.tell(
+                "memory is given back between any two operators, which takes longer, to keep to the limit"
+            )
+        trainer = Trainer(job.recipe, scope=job.scope, threads=threads, frugal=frugal)
+        schedule = job.schedule or job.recipe.schedule
+        if found is not None:
+            schedule = stretched(schedule, int(found.decided["steps"]))
+            losses = array("f", found.losses.astype("=f4").tobytes())
+            return _Course(job, trainer, schedule, identity, dict(found.decided), found.state, losses)
+        if self.conditions.minutes is not None:
+            left = 60.0 * self.conditions.minutes - (time.monotonic() - self._began) - closing
+            schedule = stretched(schedule, affordable(trainer, job, start, left, schedule.steps))
+        decided = {"threads": threads, "steps": schedule.steps}
+        course = _Course(job, trainer, schedule, identity, decided, start, array("f"))
+        if self.conditions.minutes is not None:
+            # Another measurement would decide for another number of steps.
+            self._save(Snapshot(identity, start, np.zeros(0, np.float32), decided))
+        return course
+
+    def _run(self, course: _Course, progress: Progress | None) -> None:
+        job, steps = course.job, course.schedule.steps
+        made = course.trainer.run(
+            job.samples, course.state, seed=job.seed, schedule=course.schedule, feeding=job.feeding
+        )
+        self._watch.note("begin", step=course.state.step, steps=steps, **course.identity)
+        due = time.monotonic() + self.conditions.every
+        with asked_to_stop() as stop, closed(made):
+            for step, loss in made:
+                course.losses.append(loss)
+                self._watch.step(step + 1, loss)
+                if progress is not None:
+                    progress(step + 1, steps, loss)
+                self._watch.cool(stop, lambda: self._save(course.snapshot()))
+                if stop.is_set():
+                    raise self._interrupted(course)
+                if time.monotonic() >= due:
+                    self._save(course.snapshot())
+                    due = time.monotonic() + self.conditions.every
+
+    def _resume(self, identity: dict[str, Any]) -> Snapshot | None:
+        """The newest state of the job of this identity; tells what is there and cannot be used."""
         if self._checkpoints is None:
             return None
         if self.conditions.fresh:
-            self._checkpoints.forget(job)
+            self._checkpoints.forget(identity)
             return None
-        found, faults = self._checkpoints.newest(job)
+        found, faults = self._checkpoints.newest(identity)
         for fault in faults:
             self.conditions.tell(f"{fault}; it is left out")
         if found is not None:
             self.resumed = found.state.step
             self.conditions.tell(f"going on from step {found.state.step}, which {self.folder} holds")
             return found
-        for other in self._checkpoints.others(job):
-            differs = _differences(self._checkpoints.describe(other), job)
+        for other in self._checkpoints.others(identity):
+            differs = differences(self._checkpoints.describe(other), identity)
             self.conditions.tell(f"{other} holds the state of another training ({differs}); this begins anew")
         return None
 
@@ -214,22 +245,20 @@ class Mission:
             self.conditions.tell(f"the training's state cannot be saved, so it goes on in memory alone: {reason}")
         self._lost = True
 
-    def _interrupted(self, snapshot: Snapshot, steps: int) -> Interrupted:
-        """Save ``snapshot``; the error that says how to go on."""
-        found = f"step {snapshot.state.step} of {steps}"
-        if self._save(snapshot):
+    def _interrupted(self, course: _Course) -> Interrupted:
+        """Save the state; the error that says how to go on."""
+        found = f"step {len(course.losses)} of {course.schedule.steps}"
+        if self._save(course.snapshot()):
             return Interrupted("interrupted; the state is saved", found=found, remedy="run the same command again")
         return Interrupted(
-            "interrupted, and the state could not be saved",
-            found=found,
-            remedy="run the same command again from the start",
+            "interrupted, and the state could not be saved", found=found, remedy="run the same command from its start"
         )
 
-    def _threads(self, snapshot: Snapshot) -> int:
+    def _threads(self, found: Snapshot | None) -> int:
         """How many threads to train with: as asked, else as before the cut, else all."""
-        before, asked = snapshot.decided.get("threads"), self.conditions.threads
+        before, asked = None if found is None else int(found.decided["threads"]), self.conditions.threads
         if asked is None:
-            return available_threads() if before is None else int(before)
+            return available_threads() if before is None else before
         if before not in (None, asked):
             self.conditions.tell(
                 f"the state was made with {before} threads, this goes on with {asked}: the last bits may differ"
@@ -237,39 +266,19 @@ class Mission:
         return asked
 
 
-@contextmanager
-def _asked_to_stop() -> Iterator[threading.Event]:
-    """Set when the process is asked to end, for the first time; the second time it ends at once.
+@dataclass(frozen=True)
+class _Course:
+    """A training under way.  state: where it goes on.  losses: of all steps made so far."""
 
-    A step must not be torn, so neither signal raises anything while this lasts.
-    """
-    stop = threading.Event()
-    before: dict[signal.Signals, Any] = {}
+    job: Job
+    trainer: Trainer
+    schedule: Schedule
+    identity: dict[str, Any]
+    decided: dict[str, Any]
+    state: TrainingState
+    losses: array[float]
 
-    def ask(number: int, frame: FrameType | None) -> None:
-        stop.set()
-        for each, handler in before.items():
-            signal.signal(each, handler)
-
-    if threading.current_thread() is threading.main_thread():
-        # A signal that is ignored, as under nohup, or that somebody else handles, stays so.
-        usual = (signal.SIG_DFL, signal.default_int_handler)
-        before = {each: signal.getsignal(each) for each in _SIGNALS if signal.getsignal(each) in usual}
-        for each in before:
-            signal.signal(each, ask)
-    try:
-        yield stop
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
-
-
-def _differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
-    """In what two jobs differ, in words."""
-    if not one:
-        return "it cannot be read"
-    names = [name for name in {**one, **other} if one.get(name) != other.get(name)]
-    short = [
-        f"{name} {one[name]}" for name in names if isinstance(one.get(name), int | str) and len(str(one[name])) < 30
-    ]
-    return ", ".join(short or names)
+    def snapshot(self) -> Snapshot:
+        """The training as it is now."""
+        losses = np.array(self.losses, np.float32)
+        return Snapshot(self.identity, self.trainer.state(len(losses)), losses, self.decided)

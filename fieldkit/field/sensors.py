@@ -99,6 +99,8 @@ class Meter:
         self._clock = clock
         self._at = clock()
         self._watts: float | None = None
+        self.reading = Reading()
+        """The last one."""
         self.read()
 
     def read(self) -> Reading:
@@ -108,7 +110,7 @@ class Meter:
             before = reading.watts if self._watts is None else self._watts
             mean = reading.watts if self.sensors.source == "processor" else (before + reading.watts) / 2
             self.joules = (self.joules or 0.0) + mean * (now - self._at)
-        self._watts, self._at = reading.watts, now
+        self._watts, self._at, self.reading = reading.watts, now, reading
         if reading.celsius is not None:
             self.hottest = reading.celsius if self.hottest is None else max(self.hottest, reading.celsius)
         return reading

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -165,7 +165,6 @@ class Trainer:
         self.threads = available_threads() if threads is None else threads
         self._stepper = Stepper(recipe, scope, self.threads, frugal)
         self.batch = len(self._stepper.feeds["images"])
-        self._losses: list[float] = []
 
     def fit(
         self,
@@ -194,7 +193,7 @@ class Trainer:
 
     def run(
         self, samples: Samples, state: TrainingState, *, seed: int, schedule: Schedule, feeding: Feeding | None = None
-    ) -> Iterator[tuple[int, float]]:
+    ) -> Generator[tuple[int, float], None, None]:
         """Train from ``state`` to the end of ``schedule``; yields each step's index and loss once it is made.
 
         feeding: makes what fills the program's inputs; None takes ``Feed``.
@@ -215,6 +214,11 @@ class Trainer:
     def state(self, step: int) -> TrainingState:
         """A copy of the state after ``step`` steps were made; call it between two steps of ``run``."""
         return TrainingState(self._stepper.tensors(), step)
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shapes of what the host feeds the program at each step, by name."""
+        return {name: each.shape for name, each in self._stepper.feeds.items()}
 
     def weights(self) -> dict[str, np.ndarray]:
         """Copies of the current model, float32 by name: a parameter's moving average where the recipe keeps one."""
