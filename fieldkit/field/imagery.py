@@ -11,6 +11,7 @@ import io
 import logging
 import os
 import struct
+import threading
 import warnings
 import zlib
 from pathlib import Path
@@ -39,6 +40,35 @@ _UNREADABLE = (
     zlib.error,
     Image.DecompressionBombError,
 )
+
+
+class _Silence:
+    """Lets no warning through while anybody is inside.
+
+    ``warnings.catch_warnings`` alone puts back the wrong filters where several threads overlap.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._catcher = warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._catcher = warnings.catch_warnings()
+                self._catcher.__enter__()
+                warnings.simplefilter("ignore")
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                self._catcher.__exit__(None, None, None)
+
+
+_silence = _Silence()
 
 
 def is_image_file(path: str | Path) -> bool:
@@ -76,9 +106,8 @@ def decode_image(data: bytes, where: object) -> np.ndarray:
     if not data:
         raise DataError(where, ["the file is empty"], remedy="get the file again")
     try:
-        with warnings.catch_warnings():
-            # pillow warns of odd metadata; what matters here is whether the pixels can be read.
-            warnings.simplefilter("ignore")
+        # pillow warns of odd metadata; what matters here is whether the pixels can be read.
+        with _silence:
             return _decoded(data, where)
     except _UNREADABLE as error:
         reason = "a format that is not known here" if isinstance(error, UnidentifiedImageError) else str(error)

@@ -27,6 +27,9 @@ from fieldkit.field.resizing import resize
 
 # Files that are read before the model is ready for them.
 AHEAD = 64
+# Threads that read.  With the files in memory, on two cores, it makes no difference; where each takes a millisecond to
+# come, as from a memory card or a network, two read twice as fast as one.
+READERS = 2
 # How an array may hold images, by its number of axes: n images, c bands, h rows, w columns.
 _LAYOUTS = {2: ("hw",), 3: ("chw", "hwc", "nhw"), 4: ("nchw", "nhwc")}
 
@@ -139,9 +142,8 @@ class Reader:
 
 
 def read_ahead(reader: Reader, files: Iterable[Path]) -> Iterator[Question]:
-    """What ``reader`` finds in each of ``files``, in order, read in a thread beside whoever takes it."""
-    # One thread: pillow's warnings can be silenced in one at a time, and two were no faster.
-    with ThreadPoolExecutor(1) as pool:
+    """What ``reader`` finds in each of ``files``, in order, read in threads beside whoever takes it."""
+    with ThreadPoolExecutor(READERS) as pool:
         waiting: deque[Future[Iterable[Question]]] = deque()
         try:
             for file in files:
