@@ -281,6 +281,17 @@ class TestUnrolled:
         assert rates.min() >= 0.05 * (1 - 1e-6)
         assert rates.max() <= 0.2 * (1 + 1e-6)
 
+    def test_a_learning_rate_comes_back_from_its_bound(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        made = unrolled.Unrolled(problem(), unrolled.Settings(real=6, schedule_rate=1.0, lowest=0.01, highest=0.2))
+        slopes = iter([1.0, 1.0, *[-1.0] * 40])
+        monkeypatch.setattr(unrolled, "real_loss", lambda *given: next(slopes) * made.rates.exp().sum())
+        for _ in range(2):
+            made.step(0.0)
+        torch.testing.assert_close(made.rates.detach().exp(), torch.full((4,), 0.01))
+        for _ in range(40):
+            made.step(0.0)
+        torch.testing.assert_close(made.rates.detach().exp(), torch.full((4,), 0.2))
+
     def test_pixels_are_seen_as_the_bundle_will_store_them(self) -> None:
         pixels = torch.from_numpy(np.random.default_rng(0).normal(0, 2, (3, 2, 4, 4)).astype(np.float32))
         for levels in (256, 16):
@@ -353,6 +364,14 @@ class TestRidge:
             ridge=share,
         )
         assert float(found) == pytest.approx(0.5 * (errors**2).sum(1).mean(), rel=1e-6)
+
+    def test_features_that_are_all_zero_move_nothing_and_stop_nothing(self) -> None:
+        made = ridge.Ridge(problem(), ridge.Settings(pool=1, real=12))
+        for value in made.pool.trainings[0].weights.values():
+            value.zero_()
+        before = made.distilled.pixels.detach().clone()
+        assert not np.isfinite(made.step(0.0))
+        torch.testing.assert_close(made.distilled.pixels.detach(), before)
 
     def test_gradient_reaches_pixels_and_labels(self) -> None:
         made = ridge.Ridge(problem(), ridge.Settings(pool=2, real=12))

@@ -20,7 +20,7 @@ from fieldkit.bundle.pixels import Pixels
 from fieldkit.bundle.radiometry import Radiometry
 from fieldkit.bundle.recipe import Schedule
 from fieldkit.bundle.samples import Samples
-from fieldkit.errors import UsageError
+from fieldkit.errors import Diverged, UsageError
 from fieldkit.hq.distil import check_settings, siamese
 from fieldkit.hq.distil.generative import Generative, Settings
 from fieldkit.hq.distil.problem import Problem
@@ -306,6 +306,14 @@ class TestGenerative:
         first, second = images[:2].mean(axis=(0, 1, 3)), images[2:].mean(axis=(0, 1, 3))
         assert first[:2].mean() > 2 * first[6:8].mean()
         assert second[6:8].mean() > 2 * second[:2].mean()
+
+    def test_an_autoencoder_that_diverged_says_so(self) -> None:
+        made = Generative(problem(), replace(TINY, rate=1e30))
+        for _ in range(2):
+            made.step(0.0)
+        for work in (made.snapshot, lambda: made.step(0.3)):
+            with pytest.raises(Diverged, match="autoencoder diverged"):
+                work()
 
     def test_matching_through_the_decoder_equals_a_loop_over_classes(self) -> None:
         """GLaD's structure: the images of each class are decoded, and matched, on their own."""

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from fieldkit.bundle.recipe import Augmentation
-from fieldkit.errors import UsageError
+from fieldkit.errors import Diverged, UsageError
 from fieldkit.hq.distil import siamese
 from fieldkit.hq.distil.distilled import DistilledSet
 from fieldkit.hq.distil.distribution import matched
@@ -180,7 +180,14 @@ class Generative:
         if self._learnt is not None:
             self._learnt.requires_grad_(False)
         self.coder.measure(self.problem.pixels(rng.permutation(len(self.problem.real))[:MEASURED]))
-        self.modes = centres(self.problem, rng, self.coder.encode)
+        self.modes = centres(self.problem, rng, self._latents)
+
+    def _latents(self, pixels: torch.Tensor) -> torch.Tensor:
+        latents = self.coder.encode(pixels)
+        if not torch.isfinite(latents).all():
+            found = "latents that are no numbers"
+            raise Diverged("the autoencoder diverged", where="generative", found=found, remedy="choose a smaller rate")
+        return latents
 
     def _draw(self, rng: np.random.Generator) -> torch.Tensor:
         """Latents of a set, float32 [per_class * k, ...], class 0 first."""
@@ -222,7 +229,7 @@ class Generative:
             return self.distilled.snapshot()
         modes = self.modes
         if modes is None:
-            modes = centres(self.problem, self.problem.rng(self.iteration), self.coder.encode)
+            modes = centres(self.problem, self.problem.rng(self.iteration), self._latents)
         return self._set(modes).snapshot()
 
     def state(self) -> State:

@@ -120,7 +120,8 @@ def regression_loss(
     weight = ridge * torch.diagonal(kernel).mean().detach()
     # Targets are centred: with k classes, a network that knows nothing answers 1/k.
     regularised = kernel + weight * torch.eye(len(kernel), device=kernel.device)
-    coefficients = torch.linalg.solve(regularised, labels - 1.0 / classes)
+    # Features that are all 0, as of a network that died, have no solution: the loss is no number then, and no error.
+    coefficients = torch.linalg.solve_ex(regularised, labels - 1.0 / classes).result
     answers = (real[0] @ features.T) @ coefficients
     wanted = functional.one_hot(real[1], classes).float() - 1.0 / classes
     return cast(torch.Tensor, 0.5 * ((answers - wanted) ** 2).sum(dim=1).mean())

@@ -75,7 +75,8 @@ class Unrolled:
         steps = problem.schedule.steps
         rng = problem.rng(0)
         rates = torch.tensor([problem.schedule.learning_rate(step) for step in range(steps)], device=problem.device)
-        self.rates = rates.clamp(settings.lowest, settings.highest).log().requires_grad_(True)
+        self._bounds = math.log(settings.lowest), math.log(settings.highest)
+        self.rates = rates.log().clamp(*self._bounds).requires_grad_(True)
         self.whole = steps <= settings.window
         chosen = settings.schedule_rate
         self.schedule_rate = (WHOLE_RATE if self.whole else 0.0) if chosen is None else chosen
@@ -104,12 +105,15 @@ class Unrolled:
         loss = real_loss(self.problem, reached.weights, positions, self.settings.real)
         self.pool.put(slot, reached, rng)
         self.distilled.move(loss, done)
+        # Beyond a bound a rate would have no slope to come back by.
+        with torch.no_grad():
+            self.rates.clamp_(*self._bounds)
         return self.problem.workers.total(loss)
 
     def snapshot(self) -> Snapshot:
         if not self.schedule_rate:
             return self.distilled.snapshot()
-        rates = tuple(float(f"{float(rate):.5g}") for rate in self._rates().detach())
+        rates = tuple(float(f"{float(rate):.5g}") for rate in self.rates.detach().exp())
         schedule = replace(self.problem.schedule, kind="listed", rate=0.0, warmup=0, rates=rates)
         return self.distilled.snapshot(schedule)
 
@@ -125,14 +129,11 @@ class Unrolled:
         self.distilled.restore(state["distilled"])
         self.pool.restore(state["pool"])
 
-    def _rates(self) -> torch.Tensor:
-        return self.rates.clamp(math.log(self.settings.lowest), math.log(self.settings.highest)).exp()
-
     def _unroll(self, training: Training, stop: int, rng: np.random.Generator) -> Training:
         """The training after step ``stop``, as a differentiable function of pixels, labels and learning rates."""
         noise = torch.Generator().manual_seed(int(rng.integers(1 << 62)))
         training = training.detached()
-        pixels, labels, rates = self.distilled.seen(), self.distilled.labels(), self._rates()
+        pixels, labels, rates = self.distilled.seen(), self.distilled.labels(), self.rates.exp()
         for step in range(training.step, stop):
             training = descend(self.problem, training, pixels, labels, rates[step], differentiable=True)
             training = replace(training, weights=self._jittered(training.weights, noise))
