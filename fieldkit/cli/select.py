@@ -133,10 +133,10 @@ def _remark(candidate: Candidate, found: Selection) -> str:
 
 def _verdict(found: Selection) -> str:
     """Who won, and how sure that is."""
-    winner = found.winner
+    winner, made = found.winner, found.trained
     score = f"{faces.percent(winner.accuracy or 0.0)} of {found.samples} images ({found.source})"
-    line = f"{winner.recipe}, seed {found.trained.seed}, {found.trained.steps} steps; its recipe's accuracy is {score}"
+    line = f"{winner.recipe}, seed {made.seed}, {made.steps} steps; trained with {winner.steps} steps it gets {score}"
     if len(found.tied) > 1:
         others = ", ".join(name for name in found.tied if name != winner.recipe)
-        line += f", no further than the standard error of {100 * found.error:.1f} points from {others}; it is quicker"
+        line += f"; {others} cannot be told from it, within {100 * found.error:.1f} points, and the quickest is taken"
     return line

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from fieldkit.errors import ResourceError
-from fieldkit.field.ranking import Cost, order, pareto, standard_error
+from fieldkit.field.ranking import Cost, levels, order, pareto, standard_error
 
 
 @dataclass(frozen=True)
@@ -53,18 +53,17 @@ class Candidate:
 def ranked(done: Sequence[Candidate], samples: int) -> tuple[list[Candidate], float, tuple[str, ...]]:
     """The candidates best first and marked, the standard error of the best accuracy, and who is within it."""
     scored = {each.recipe: each for each in done if each.accuracy is not None}
+    costs = {name: each.cost for name, each in scored.items()}
+    latencies, sizes, memories = (levels(costs, what) for what in ("latency", "size", "memory"))
     efficient = pareto(
-        {
-            name: (-(each.accuracy or 0.0), each.cost.latency, each.cost.size, each.cost.memory)
-            for name, each in scored.items()
-        }
+        {name: (-(each.accuracy or 0.0), latencies[name], sizes[name], memories[name]) for name, each in scored.items()}
     )
     # Only those that were trained alike are compared: on the whole length, or on the longest that time allowed.
     furthest = max(each.share for each in scored.values())
     final = {name: each.accuracy or 0.0 for name, each in scored.items() if each.share == furthest}
     best = max(final.values())
     error = standard_error(best, samples)
-    leaders = order(final, {name: scored[name].cost.latency for name in final}, error)
+    leaders = order(final, latencies, error)
     others = sorted((name for name in scored if name not in final), key=lambda name: -(scored[name].accuracy or 0.0))
     rest = [each.recipe for each in done if each.accuracy is None]
     by_name = {each.recipe: each for each in done}

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 Key = TypeVar("Key")
+NOISE = {"latency": 0.05, "memory": 0.03, "size": 0.01}
+"""Shares by which measurements of one model differ on a device that has other work too; of sizes, what nobody minds."""
 
 
 @dataclass(frozen=True)
@@ -67,9 +69,25 @@ def standard_error(accuracy: float, samples: int) -> float:
     return math.sqrt(smoothed * (1.0 - smoothed) / (samples + 4.0))
 
 
+def levels(costs: Mapping[Key, Cost], what: str) -> dict[Key, float]:
+    """One measure of each cost, made equal where it is within ``NOISE`` of the least that is near.
+
+    what: "latency", "memory" or "size".
+    """
+    values: dict[Key, float] = {key: getattr(each, what) for key, each in costs.items()}
+    found: dict[Key, float] = {}
+    least = -math.inf
+    for key in sorted(values, key=lambda key: values[key]):
+        if values[key] > least * (1.0 + NOISE[what]):
+            least = values[key]
+        found[key] = least
+    return found
+
+
 def order(accuracies: Mapping[str, float], latencies: Mapping[str, float], margin: float) -> list[str]:
     """Names, best first: those within ``margin`` of the highest accuracy by latency, then the rest by accuracy."""
     highest = max(accuracies.values(), default=0.0)
     tied = [name for name, accuracy in accuracies.items() if accuracy >= highest - margin]
     rest = [name for name in accuracies if name not in tied]
-    return sorted(tied, key=lambda name: latencies[name]) + sorted(rest, key=lambda name: -accuracies[name])
+    quick = sorted(tied, key=lambda name: (latencies[name], -accuracies[name]))
+    return quick + sorted(rest, key=lambda name: -accuracies[name])

@@ -17,8 +17,6 @@ from fieldkit.field.prediction import Predictor
 from fieldkit.field.providers import chosen_provider, use_provider
 from fieldkit.field.ranking import Cost
 
-# Pages come and go: two runs of one model differ by less than this.
-GRAIN = 1 << 20
 PATIENCE = 300.0
 
 
@@ -39,8 +37,7 @@ def cost(model: bytes, image: np.ndarray, threads: int | None = None, seconds: f
         complaint = done.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
         raise _untried(complaint or f"status {done.returncode}")
     answer: dict[str, Any] = json.loads(done.stdout)
-    memory = -(-answer["memory"] // GRAIN) * GRAIN
-    return Cost(len(model), answer["latency"], answer["rate"], memory)
+    return Cost(len(model), answer["latency"], answer["rate"], answer["memory"])
 
 
 def serve() -> None:
