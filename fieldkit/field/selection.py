@@ -24,7 +24,7 @@ from fieldkit.field.candidates import Candidate, none_fits, ranked
 from fieldkit.field.confidence import calibrate
 from fieldkit.field.contest import Contest, Plan, Report, fitting
 from fieldkit.field.elimination import Halved, OutOfTimeError, halve, rungs
-from fieldkit.field.ranking import Limits, standard_error
+from fieldkit.field.ranking import Cost, Limits, standard_error
 from fieldkit.field.rehearsal import Scene, rehearse
 from fieldkit.field.training import Trained
 from fieldkit.field.trial import cost
