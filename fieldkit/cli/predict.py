@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     help="Bring images of another size to the model's: the whole, or the largest part around the middle.",
 )
 @click.option("--batch", type=click.IntRange(1, 65536), default=32, show_default=True, help="Images run at a time.")
+@options.provider
 @options.threads
 @options.as_json
 @options.quiet
