@@ -24,7 +24,7 @@ from fieldkit.field.program import ALLOWED_OPERATORS
 
 MARKS = (b"OHDR", b"OCHK", b"TREE", b"HEAP", b"SNOD", b"FAHD", b"FADB", b"BTHD", b"BTLF", b"FRHP", b"\x89HDF")
 NUMBERS = (0, 1, 2, 7, 8, 127, 128, 255, 256, 4096, 2**15, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1, 2**63, 2**64 - 1)
-DOCUMENTS = ("/manifest", "/card", "/recipe")
+DOCUMENTS = ("/manifest", "/card", "/provenance", "/components", "/recipe")
 # Nested messages of onnx.proto by the message they stand in and their field.
 NESTED = {
     ("model", 7): "graph",

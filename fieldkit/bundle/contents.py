@@ -22,6 +22,8 @@ class Bundle:
     labels: float16 [n, k] soft labels.
     probe: a few real labelled samples that were kept out of the distillation, or None.
     card: evidence measured at HQ, JSON.
+    provenance: how it was made, an in-toto statement with SLSA's provenance; components: the libraries that made it, a
+    CycloneDX bill of materials.  Both are JSON for people and other tools.
     digest: SHA-256 of the payload, hex; empty for a bundle that was not yet written.
     serial: grows with each issue of a bundle of this name.
     """
@@ -32,6 +34,8 @@ class Bundle:
     recipes: Mapping[str, Recipe]
     probe: Samples | None = None
     card: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    components: Mapping[str, Any] = field(default_factory=dict)
     digest: str = ""
     serial: int = 0
 

@@ -45,6 +45,8 @@ IMAGES = Entry("/distilled/images", PIXEL_DTYPES, 4, 1024 * MIB, True, "codes (N
 ENTRIES = (
     Entry("/manifest", ("uint8",), 1, 4 * MIB, True, "JSON: what the bundle is"),
     Entry("/card", ("uint8",), 1, 16 * MIB, False, "JSON: evidence measured at HQ"),
+    Entry("/provenance", ("uint8",), 1, 4 * MIB, False, "JSON: how it was made, an in-toto statement"),
+    Entry("/components", ("uint8",), 1, 4 * MIB, False, "JSON: the libraries that made it, CycloneDX"),
     IMAGES,
     Entry("/distilled/scale", ("float32",), 1, MIB, True, "counts per code (C,)"),
     Entry("/distilled/offset", ("float32",), 1, MIB, True, "counts of code 0 (C,)"),

@@ -13,6 +13,10 @@ import numpy as np
 
 from fieldkit.bundle import documents
 
+LOGICAL = "fieldkitLogical1"
+"""What this digest is called where the kinds of digests are named."""
+STATEMENTS = ("/provenance", "/components")
+"""Datasets that speak of all others."""
 _MARK = b"fieldkit logical digest 1\n"
 
 
@@ -29,3 +33,8 @@ def logical_digest(arrays: Mapping[str, np.ndarray]) -> str:
         little = array.astype(array.dtype.newbyteorder("<"), copy=False)
         digest.update(np.ascontiguousarray(little).view(np.uint8).data)
     return digest.hexdigest()
+
+
+def content_digest(arrays: Mapping[str, np.ndarray]) -> str:
+    """The logical digest of what the statements in a bundle speak of: of everything but themselves."""
+    return logical_digest({path: array for path, array in arrays.items() if path not in STATEMENTS})

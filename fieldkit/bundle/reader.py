@@ -24,6 +24,7 @@ from fieldkit.bundle.seal import Seal, open_seal
 from fieldkit.errors import DamagedBundle
 
 Parts = Mapping[str, np.ndarray]
+_DOCUMENTS = ("/manifest", "/card", "/provenance", "/components", "/recipe")
 
 
 def read_bundle(path: str | Path) -> Bundle:
@@ -87,7 +88,9 @@ def _assemble(parts: Parts, where: object) -> Bundle:
         labels=parts["/distilled/labels"],
         recipes={name: _recipe(name, parts, where) for name in ordered},
         probe=Samples(parts["/probe/images"], parts["/probe/targets"]) if "/probe/images" in parts else None,
-        card=_document(parts, "/card", dict, where) if "/card" in parts else {},
+        card=_optional(parts, "/card", where),
+        provenance=_optional(parts, "/provenance", where),
+        components=_optional(parts, "/components", where),
     )
 
 
@@ -108,7 +111,7 @@ def _missing(parts: Parts, names: list[str]) -> Iterator[str]:
 
 def _check_documents(parts: Parts, where: object) -> None:
     """Objects take many times the memory of their JSON, so values are counted before any is decoded."""
-    texts = [array.tobytes() for path, array in parts.items() if path.endswith(("/manifest", "/card", "/recipe"))]
+    texts = [array.tobytes() for path, array in parts.items() if path.endswith(_DOCUMENTS)]
     count = sum(map(documents.values_at_most, texts))
     if count > documents.MAX_VALUES:
         raise DamagedBundle("too many values in JSON", where=where, found=count, expected=documents.MAX_VALUES)
@@ -121,6 +124,11 @@ def _document(parts: Parts, path: str, form: Any, where: object) -> dict[str, An
     if faults:
         raise DamagedBundle(faults, where=where)
     return document
+
+
+def _optional(parts: Parts, path: str, where: object) -> dict[str, Any]:
+    """The JSON object of a dataset, or an empty one."""
+    return _document(parts, path, dict, where) if path in parts else {}
 
 
 def _recipe(name: str, parts: Parts, where: object) -> Recipe:

@@ -40,7 +40,7 @@ def write_bundle(bundle: Bundle, deflate: hdf5.Deflate = hdf5.deflate) -> bytes:
     found = consistency.faults(bundle)
     if found:
         raise _refusal(bundle, found)
-    parts = _parts(bundle)
+    parts = arrays(bundle)
     found = [
         fault
         for path, array in parts.items()
@@ -55,8 +55,8 @@ def write_bundle(bundle: Bundle, deflate: hdf5.Deflate = hdf5.deflate) -> bytes:
     return seal(bundle.manifest.name, payload, bundle.serial) + payload
 
 
-def _parts(bundle: Bundle) -> dict[str, np.ndarray]:
-    """Every dataset of the file by path."""
+def arrays(bundle: Bundle) -> dict[str, np.ndarray]:
+    """Every dataset of a bundle's file by path.  Raises UsageError for what cannot be written as JSON."""
     parts = {
         "/manifest": _document("/manifest", bundle.manifest.to_json()),
         "/distilled/images": bundle.images.codes,
@@ -64,8 +64,13 @@ def _parts(bundle: Bundle) -> dict[str, np.ndarray]:
         "/distilled/offset": bundle.images.offset,
         "/distilled/labels": bundle.labels,
     }
-    if bundle.card:
-        parts["/card"] = _document("/card", bundle.card)
+    for path, document in (
+        ("/card", bundle.card),
+        ("/provenance", bundle.provenance),
+        ("/components", bundle.components),
+    ):
+        if document:
+            parts[path] = _document(path, document)
     if bundle.probe is not None:
         parts |= {"/probe/images": bundle.probe.images, "/probe/targets": bundle.probe.targets}
     for name, recipe in bundle.recipes.items():

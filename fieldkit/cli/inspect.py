@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from fieldkit.cli import faces, options
+from fieldkit.cli import provenance as origin
 
 LISTED_CLASSES = 12
 
@@ -18,13 +19,14 @@ LISTED_CLASSES = 12
 @click.option(
     "--sheet", type=click.Path(path_type=Path), help="Write a contact sheet of the distilled images (.png or .jpg)."
 )
+@click.option("--provenance", is_flag=True, help="Show how the bundle was made, and the libraries that made it.")
 @options.opening
 @options.as_json
-def inspect(bundle: Path, sheet: Path | None, as_json: bool, **opening: Any) -> None:
+def inspect(bundle: Path, sheet: Path | None, provenance: bool, as_json: bool, **opening: Any) -> None:
     """Show what BUNDLE holds: its data, its recipes, what HQ measured, and the size of each part."""
     from fieldkit.field.inspecting import inspect_bundle
 
-    document = inspect_bundle(bundle, sheet=sheet, **opening)
+    document = inspect_bundle(bundle, sheet=sheet, provenance=provenance, **opening)
     if as_json:
         faces.print_json("inspect", document)
     else:
@@ -38,6 +40,7 @@ def _text(document: Mapping[str, Any]) -> str:
         _identity(document),
         *(_recipe(each) for each in document["recipes"]),
         _parts(document),
+        *([origin.text(document)] if "statement" in document else []),
     ]
     return "\n\n".join(sections)
 
@@ -61,6 +64,7 @@ def _identity(document: Mapping[str, Any]) -> str:
         ("probe", "none" if probe is None else f"{probe['images']} labelled images"),
         ("licence", document["licence"] or "not said"),
         ("provenance", _pairs(document["provenance"]) or "not said"),
+        ("statement", origin.VERDICTS[document["attested"]]),
     ]
     return _listed(rows)
 

@@ -21,6 +21,7 @@ def inspect_bundle(
     path: str | Path,
     *,
     sheet: Path | None = None,
+    provenance: bool = False,
     allow_unsigned: bool = False,
     key: str | Path | None = None,
     passphrase: Passphrase | None = None,
@@ -28,6 +29,7 @@ def inspect_bundle(
     """What the bundle in a file holds, as one JSON document; its digests, and the bytes that each part takes.
 
     sheet: also write a contact sheet of the distilled images there, as .png or .jpg.
+    provenance: also what it says of how it was made: the in-toto ``statement`` and the CycloneDX ``components``.
     allow_unsigned, key, passphrase: as for ``admission.open_bundle``; no serial is remembered.
 
     Raises UsageError if there is no such file or the sheet cannot be written, TrustError if the device's policy forbids
@@ -35,7 +37,7 @@ def inspect_bundle(
     """
     kind = None if sheet is None else _sheet_format(sheet)
     found = verified(read_bytes(path), path, allow_unsigned=allow_unsigned, key=key, passphrase=passphrase)
-    request = {"where": str(path), "sheet": kind, "signed": bool(found.seal.signers)}
+    request = {"where": str(path), "sheet": kind, "provenance": provenance, "signed": bool(found.seal.signers)}
     document, image = confined("inspect", request, found.data, path)
     document |= {"encrypted": found.sealer is not None, "trusted_signers": list(found.signers)}
     if sheet is not None:

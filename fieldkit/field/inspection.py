@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from fieldkit.bundle.contents import Bundle
-from fieldkit.bundle.logical import logical_digest
-from fieldkit.bundle.reader import parse_file
+from fieldkit.bundle.logical import LOGICAL, content_digest, logical_digest
+from fieldkit.bundle.reader import Parsed, parse_file
 from fieldkit.bundle.recipe import Recipe
 from fieldkit.field import sheet
 
@@ -54,8 +54,8 @@ def prepare(request: Mapping[str, Any]) -> None:
 def perform(request: Mapping[str, Any], data: bytes) -> tuple[dict[str, Any], bytes]:
     """All that ``inspect`` says of a bundle's bytes, and its contact sheet as an image file if one was asked for.
 
-    request: {"where": what messages call the file, "sheet": the image format or null, "signed": whether there are
-    signatures}.
+    request: {"where": what messages call the file, "sheet": the image format or null, "provenance": whether to add the
+    statements, "signed": whether there are signatures}.
     """
     parsed = parse_file(data, request["where"])
     document = {
@@ -63,9 +63,20 @@ def perform(request: Mapping[str, Any], data: bytes) -> tuple[dict[str, Any], by
         "bytes": len(data),
         **describe(parsed.bundle),
         "logical_digest": logical_digest(parsed.arrays),
+        "attested": _attested(parsed),
         "parts": dict(sorted(parsed.sizes.items())),
     }
+    if request["provenance"]:
+        document |= {"statement": dict(parsed.bundle.provenance), "components": dict(parsed.bundle.components)}
     return document, sheet.encoded(parsed.bundle, request["sheet"]) if request["sheet"] else b""
+
+
+def _attested(parsed: Parsed) -> bool | None:
+    """Whether the provenance speaks of what is in this bundle; None if there is none."""
+    if not parsed.bundle.provenance:
+        return None
+    subject = {"name": parsed.bundle.manifest.name, "digest": {LOGICAL: content_digest(parsed.arrays)}}
+    return parsed.bundle.provenance.get("subject") == [subject]
 
 
 def _describe_recipe(bundle: Bundle, recipe: Recipe) -> dict[str, Any]:

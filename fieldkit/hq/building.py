@@ -25,7 +25,7 @@ from fieldkit.hq.evidence.accuracy import FieldScores
 from fieldkit.hq.evidence.card import evidence, measured, note_disagreement, unrounded
 from fieldkit.hq.packing import Packing
 from fieldkit.hq.preparation import Material, compile_all, decided, pose, read, stored
-from fieldkit.hq.provenance import fingerprint, manifest
+from fieldkit.hq.provenance import attested, fingerprint, manifest
 from fieldkit.hq.spec import AUTO, Spec, bundle_name, check
 
 # Seeds of the trainings that select are not those of the trainings that are reported.
@@ -115,7 +115,8 @@ def _build(
     in_torch = unrounded(spec, bundle, problem, outcome.best, held_out)
     card = evidence(recipes, outcome, bundle.manifest.expectations[primary]["held-out"], in_torch)
     note_disagreement(card["held_out"], note)
-    written = save_bundle(replace(bundle, card=card), output, zopfli.zlib.compress)
+    complete = attested(replace(bundle, card=card), spec, material.dataset)
+    written = save_bundle(complete, output, zopfli.zlib.compress)
     if not outcome.interrupted:
         checkpoint.remove()
     return Built(written, outcome)

@@ -1,17 +1,26 @@
-"""What a bundle says of where it comes from, and what two runs of one build share."""
+"""What a bundle says of where it comes from, and what two runs of one build share.
+
+The statement that ``attested`` adds has the shape of in-toto's (Statement v1) and of SLSA's provenance (v1), so that
+tools for these can read it.  Its subject is the bundle's logical digest, since a file cannot hold its own.
+"""
 
 from __future__ import annotations
 
 import platform
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from typing import Any
 
+from fieldkit.bundle.contents import Bundle
+from fieldkit.bundle.logical import LOGICAL, content_digest
 from fieldkit.bundle.manifest import Manifest
+from fieldkit.bundle.writer import arrays
 from fieldkit.field.datasets import Dataset
 from fieldkit.hq.compiler import Data
 from fieldkit.hq.distil import method
 from fieldkit.hq.distil.problem import PRECISIONS
+from fieldkit.hq.libraries import bill_of_materials
 from fieldkit.hq.spec import Spec
 
 
@@ -52,6 +61,43 @@ def provenance(spec: Spec, dataset: Dataset) -> dict[str, Any]:
         "python": platform.python_version(),
         "libraries": {name: version(name).partition("+")[0] for name in libraries},
     }
+
+
+def attested(bundle: Bundle, spec: Spec, dataset: Dataset) -> Bundle:
+    """The bundle with a statement of how it was made and the libraries that made it."""
+    return replace(
+        bundle, provenance=_statement(bundle, spec, dataset), components=bill_of_materials(bundle.manifest.name)
+    )
+
+
+def _statement(bundle: Bundle, spec: Spec, dataset: Dataset) -> dict[str, Any]:
+    told = asdict(spec)
+    # Where the data lies and how many threads worked on it is this machine's matter, and name and serial are said.
+    for name in ("data", "threads", "name", "serial"):
+        del told[name]
+    return {
+        "_type": "https://in-toto.io/Statement/v1",
+        "subject": [{"name": bundle.manifest.name, "digest": {LOGICAL: content_digest(arrays(bundle))}}],
+        "predicateType": "https://slsa.dev/provenance/v1",
+        "predicate": {
+            "buildDefinition": {
+                "buildType": "fieldkit-build/1",
+                "externalParameters": _plain(told),
+                "internalParameters": {"python": platform.python_version()},
+                "resolvedDependencies": [{"name": dataset.name, "digest": {"sha256": dataset.train.digest()}}],
+            },
+            "runDetails": {"builder": {"id": "fieldkit build", "version": {"fieldkit": version("fieldkit")}}},
+        },
+    }
+
+
+def _plain(value: Any) -> Any:
+    """A setting as JSON."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    return value if isinstance(value, str | int | float | None) else repr(value)
 
 
 def fingerprint(spec: Spec, dataset: Dataset) -> dict[str, Any]:
