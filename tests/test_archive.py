@@ -167,6 +167,18 @@ def test_damage_is_told_with_a_remedy(posed: Problem, name: str) -> None:
         experts.weights(0) if name == "last.pt" else experts.snapshot(0, 1)
 
 
+@pytest.mark.parametrize(
+    "foreign",
+    [[], {}, {"weights": 1, "epoch": 1, "optimiser": {}}, {"weights": {"head.bias": torch.zeros(7)}, "epoch": 3}],
+)
+def test_a_foreign_file_is_told_like_damage(posed: Problem, foreign: object) -> None:
+    experts = Archive(posed, LESSONS, 1)
+    (experts.folder / "000").mkdir()
+    torch.save(foreign, experts.folder / "000" / "last.pt")
+    with pytest.raises(UsageError, match=r"damaged.*\n.*remove the folder"):
+        experts.provide(1)
+
+
 def test_an_expert_that_diverges_says_so(posed: Problem) -> None:
     with pytest.raises(Diverged, match="smaller learning rate for the experts"):
         Archive(posed, Lessons(epochs=2, rate=1e38, falling=False), 1).provide(1)

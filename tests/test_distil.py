@@ -328,6 +328,13 @@ class TestUnrolled:
 
 
 class TestPool:
+    def test_trainings_go_on_where_the_problem_is(self) -> None:
+        state = Pool(problem(steps=6), 2, np.random.default_rng(0)).state()
+        pool = Pool(problem(steps=6), 2, np.random.default_rng(0))
+        pool._problem = replace(pool._problem, device="meta")
+        pool.restore(state)
+        assert {each.device.type for training in pool.trainings for each in training.weights.values()} == {"meta"}
+
     def test_ages_spread_over_the_schedule_without_a_step_in_vain(self) -> None:
         pool = Pool(problem(steps=6), 3, np.random.default_rng(0))
         ages = []
@@ -491,6 +498,20 @@ class TestDriver:
         path.write_bytes(content)
         with pytest.raises(UsageError, match="damaged"):
             drive(Counting(), Budget(iterations=5), nearest(1), Checkpoint(path, {}), resume=True)
+
+    def test_a_state_of_another_device_goes_on_here(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        checkpoint = Checkpoint(tmp_path / "job.resume", {})
+        made = start("ridge", problem(), SETTINGS["ridge"])
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.serialization, "location_tag", lambda storage: "cuda:7")
+            checkpoint.save(made, driver.Run())
+        resumed = start("ridge", problem(), SETTINGS["ridge"])
+        checkpoint.load(resumed)
+        assert resumed.step(0.5) == made.step(0.5)
+
+    def test_of_two_budgets_the_first_to_end_sets_the_pace_of_judgements(self) -> None:
+        outcome = drive(Counting(), Budget(iterations=10**9, seconds=0.2), nearest(1), NOWHERE)
+        assert len(outcome.curve) > 2
 
     def test_a_full_disk_is_told_and_the_work_goes_on(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def full(path: Path, data: bytes) -> None:

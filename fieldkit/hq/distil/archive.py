@@ -33,6 +33,7 @@ from fieldkit.errors import Diverged, UsageError
 from fieldkit.hq.distil.experts import Expert, Lessons
 from fieldkit.hq.distil.problem import Problem, State, Weights, silent
 from fieldkit.hq.distil.workers import Workers
+from fieldkit.hq.models.laws import carried_buffers
 
 LAST = "last.pt"
 DIGITS = 16
@@ -79,7 +80,7 @@ class Archive:
 
     def weights(self, seed: int) -> Weights:
         """What an expert knows after its last lesson, running statistics included: float32."""
-        weights = _read(self._folder(seed) / LAST, self.problem.device)["weights"]
+        weights = _read(self.problem, self._folder(seed) / LAST)["weights"]
         return {name: each.detach() for name, each in weights.items()}
 
     def snapshot(self, seed: int, epoch: int) -> Weights:
@@ -105,7 +106,7 @@ class Archive:
 
     def _complete(self, seed: int) -> bool:
         path = self._folder(seed) / LAST
-        if not path.is_file() or _read(path, "cpu")["epoch"] < self.lessons.epochs:
+        if not path.is_file() or _read(self.problem, path)["epoch"] < self.lessons.epochs:
             return False
         return not self.trajectories or all(
             (self._folder(seed) / _name(epoch)).is_file() for epoch in range(self.lessons.epochs + 1)
@@ -146,7 +147,7 @@ def train(problem: Problem, lessons: Lessons, seed: int, folder: Path, trajector
     expert = Expert(problem, lessons, seed)
     _make(folder)
     if (folder / LAST).is_file() and not (trajectories and not (folder / _name(0)).is_file()):
-        expert.restore(_read(folder / LAST, problem.device))
+        expert.restore(_read(problem, folder / LAST))
     elif trajectories:
         _keep(expert, folder)
     while expert.epoch < lessons.epochs:
@@ -186,10 +187,24 @@ def _name(epoch: int) -> str:
     return f"epoch-{epoch:03d}.npy"
 
 
-def _read(path: Path, device: str) -> State:
+def _read(problem: Problem, path: Path) -> State:
+    """The state of an expert of this problem, on the problem's device."""
+    shapes = {each.name: each.shape for each in (*problem.parameters, *carried_buffers(problem.module))}
     try:
-        stored: State = torch.load(path, weights_only=True, map_location=device)
-    except (RuntimeError, ValueError, KeyError, TypeError, EOFError, OSError, pickle.UnpicklingError) as error:
+        stored: State = torch.load(path, weights_only=True, map_location=problem.device)
+        found = {name: tuple(each.shape) for name, each in stored["weights"].items()}
+        if found != shapes or not isinstance(stored["epoch"], int) or "optimiser" not in stored:
+            raise ValueError("an expert of another network")
+    except (
+        AttributeError,
+        RuntimeError,
+        ValueError,
+        LookupError,
+        TypeError,
+        EOFError,
+        OSError,
+        pickle.UnpicklingError,
+    ) as error:
         raise _damaged(path, error) from error
     return stored
 

@@ -12,7 +12,7 @@ from fieldkit.field.augmentation import draw
 from fieldkit.field.training import minibatch
 from fieldkit.hq.augmentation import augment
 from fieldkit.hq.distil.inner import Slot, moved
-from fieldkit.hq.distil.problem import Problem, Weights
+from fieldkit.hq.distil.problem import Problem, State, Weights
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,15 @@ class Training:
         states = problem.optimiser.states
         zeros = {f"{state}.{name}": torch.zeros_like(value) for name, value in weights.items() for state in states}
         return cls(seed, weights, zeros)
+
+    @classmethod
+    def restored(cls, state: State, device: str) -> Training:
+        """What ``state`` gave, on this device."""
+        tensors = ("weights", "states")
+        return cls(**state | {kind: {name: each.to(device) for name, each in state[kind].items()} for kind in tensors})
+
+    def state(self) -> State:
+        return vars(self.detached())
 
     def detached(self) -> Training:
         """The same state without its history, ready to take gradients."""

@@ -102,7 +102,7 @@ class Run:
 
 
 class Checkpoint:
-    """A file from which a stopped run goes on; ``spec`` names the job, so that no other job resumes from it.
+    """A file from which a stopped run goes on, on any device; ``spec`` names the job: no other job resumes from it.
 
     path None keeps nothing.  warn: told when there is no room for the file; the work goes on without it.
     """
@@ -150,7 +150,7 @@ class Checkpoint:
         if self.path is None or not self.path.is_file():
             raise UsageError("there is nothing to resume", where=self.path, remedy="run it without --resume")
         try:
-            stored = torch.load(self.path, weights_only=True)
+            stored = torch.load(self.path, weights_only=True, map_location="cpu")
             return {name: stored[name] for name in ("spec", "method", "run")}
         except (RuntimeError, ValueError, KeyError, TypeError, EOFError, OSError, pickle.UnpicklingError) as error:
             raise UsageError(
@@ -248,10 +248,11 @@ def _done(budget: Budget, run: Run, interrupted: bool) -> float:
 
 
 def _due(budget: Budget, run: Run) -> bool:
-    """Whether to judge now: evenly over the budget, and by time never for more than a fifth of it."""
-    if budget.iterations is not None:
-        return run.iterations - run.judged >= math.ceil(budget.iterations / JUDGEMENTS)
-    assert budget.seconds is not None
+    """Whether to judge now: evenly over what ends first, and by time never for more than a fifth of it."""
+    if budget.iterations is not None and run.iterations - run.judged >= math.ceil(budget.iterations / JUDGEMENTS):
+        return True
+    if budget.seconds is None:
+        return False
     rested = run.seconds - run.judged_at >= budget.seconds / JUDGEMENTS
     return rested and run.judging <= JUDGING_SHARE * run.seconds
 

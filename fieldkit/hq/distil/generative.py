@@ -248,9 +248,11 @@ class Generative:
         if self._learnt is not None:
             self._coding.restore(state["coding"])
         self._flowing.restore(state["flowing"])
-        self.modes = state["modes"]
-        if self.modes is not None and self._learnt is not None:
+        if state["modes"] is None:
+            return
+        self.modes = state["modes"].to(self.problem.device)
+        if self._learnt is not None:
             self._learnt.requires_grad_(False)
         if state["distilled"] is not None:
-            self.distilled = self._set(torch.empty_like(self.modes))
+            self.distilled = self._set(torch.empty_like(state["modes"], device=self.problem.device))
             self.distilled.restore(state["distilled"])

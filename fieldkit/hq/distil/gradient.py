@@ -86,14 +86,14 @@ class GradientMatching:
             "iteration": self.iteration,
             "comparisons": self.comparisons,
             "distilled": self.distilled.state(),
-            "training": vars(self.training.detached()),
+            "training": self.training.state(),
         }
 
     def restore(self, state: State) -> None:
         self.iteration = state["iteration"]
         self.comparisons = state["comparisons"]
         self.distilled.restore(state["distilled"])
-        self.training = Training(**state["training"])
+        self.training = Training.restored(state["training"], self.problem.device)
 
     def _loss(self, rng: np.random.Generator) -> torch.Tensor:
         """This worker's part of the distance: that of its classes."""

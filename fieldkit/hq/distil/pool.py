@@ -33,11 +33,11 @@ class Pool:
         self.ends[slot] = self._problem.schedule.steps
 
     def state(self) -> State:
-        return {"ends": list(self.ends), "trainings": [vars(each.detached()) for each in self.trainings]}
+        return {"ends": list(self.ends), "trainings": [each.state() for each in self.trainings]}
 
     def restore(self, state: State) -> None:
         self.ends = list(state["ends"])
-        self.trainings = [Training(**each) for each in state["trainings"]]
+        self.trainings = [Training.restored(each, self._problem.device) for each in state["trainings"]]
 
 
 def _seed(rng: np.random.Generator) -> int:
