@@ -229,7 +229,7 @@ def test_a_sealer_gives_back_what_it_closed(data: bytes) -> None:
     closed = sealer.close(data)
     assert sealer.open(closed) == data == DeviceSealer(DEVICE, "a" * 64).open(closed)
     assert sealer.close(data) != closed
-    assert len(data) < 8 or data not in closed
+    assert len(data) < 8 or data not in closed.removeprefix(encryption.CLOSED)
 
 
 def test_a_sealer_opens_nothing_else() -> None:
