@@ -36,7 +36,7 @@ COVERAGES = (0.98, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
 # The smallest positive float32, which stands for the probabilities that are less.
 _LEAST = float(np.finfo(np.float32).smallest_subnormal)
 _NUMBERS: Mapping[str, Callable[[Any], Any]] = {"float": float, "int": int}
-_LOG_TEMPERATURES = np.linspace(-3.0, 3.0, 121)
+_LOG_TEMPERATURES = np.linspace(-3.0, 3.0, 61)
 
 
 @dataclass(frozen=True)

@@ -167,8 +167,9 @@ def _csv_line(answer: Answer, top: int) -> str:
 
 def _row(cells: list[object]) -> str:
     text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\n").writerow(["" if each is None else each for each in cells])
-    return text.getvalue()
+    # With this end of line, carriage returns inside a name are quoted as well.
+    csv.writer(text, lineterminator="\r\n").writerow(["" if each is None else each for each in cells])
+    return text.getvalue().removesuffix("\r\n") + "\n"
 
 
 def _encoded(text: str) -> bytes:
