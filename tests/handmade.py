@@ -71,8 +71,10 @@ def model(
     return encode_number(1, ir) + encode_bytes(7, graph) + encode_bytes(8, encode_number(2, opset))
 
 
-def train_program(shape: tuple[int, int, int], classes: int, batch: int, mean: float, std: float, aug: bool) -> bytes:
-    """One step of SGD with momentum on softmax cross-entropy."""
+def train_program(
+    shape: tuple[int, int, int], classes: int, batch: int, mean: float, std: float, aug: bool, unlabelled: bool = False
+) -> bytes:
+    """One step of SGD with momentum on softmax cross-entropy; if asked, on the entropy of rows without labels too."""
     size = int(np.prod(shape))
     nodes = [
         node("Flatten", ["images"], "flat", axis=1),
@@ -92,14 +94,13 @@ def train_program(shape: tuple[int, int, int], classes: int, batch: int, mean: f
         node("Add", ["logits0", "m1"], "logits"),
         node("LogSoftmax", ["logits"], "logp", axis=1),
         node("Mul", ["targets", "logp"], "tl"),
-        node("ReduceSum", ["tl", "axis1"], "ce0", keepdims=0),
+        node("ReduceSum", ["tl", "axis1"], "tl1" if unlabelled else "ce0", keepdims=0),
+        *(entropy_nodes() if unlabelled else [node("Exp", ["logp"], "p"), node("Sub", ["p", "targets"], "d0")]),
         node("Mul", ["ce0", "weights"], "ce1"),
         node("ReduceSum", ["ce1"], "ce2", keepdims=0),
         node("ReduceSum", ["weights"], "total", keepdims=0),
         node("Div", ["ce2", "total"], "ce3"),
         node("Neg", ["ce3"], "loss"),
-        node("Exp", ["logp"], "p"),
-        node("Sub", ["p", "targets"], "d0"),
         node("Div", ["weights", "total"], "w0"),
         node("Unsqueeze", ["w0", "axis1"], "w1"),
         node("Mul", ["d0", "w1"], "d"),
@@ -129,6 +130,26 @@ def train_program(shape: tuple[int, int, int], classes: int, batch: int, mean: f
     outputs = [value_info(f"new.{kind}weight", (classes, size)) for kind in ("param.", "state.momentum.")]
     outputs += [value_info(f"new.{kind}bias", (classes,)) for kind in ("param.", "state.momentum.")]
     return model(nodes, carried + [value_info(*each) for each in fed], [*outputs, value_info("loss", ())], constants)
+
+
+def entropy_nodes() -> list[bytes]:
+    """Rows whose targets lack of 1 count by their entropy H, whose slope is -p (log p + H), for what they lack."""
+    return [
+        node("Exp", ["logp"], "p"),
+        node("Mul", ["p", "logp"], "plogp"),
+        node("ReduceSum", ["plogp", "axis1"], "minus_h", keepdims=1),
+        node("ReduceSum", ["targets", "axis1"], "sum", keepdims=1),
+        node("Sub", ["one", "sum"], "lack"),
+        node("Mul", ["lack", "minus_h"], "h"),
+        node("Squeeze", ["h", "axis1"], "h1"),
+        node("Add", ["tl1", "h1"], "ce0"),
+        node("Sub", ["logp", "minus_h"], "sure"),
+        node("Mul", ["p", "sure"], "psure"),
+        node("Mul", ["psure", "lack"], "dh"),
+        node("Mul", ["p", "sum"], "psum"),
+        node("Sub", ["psum", "targets"], "dce"),
+        node("Sub", ["dce", "dh"], "d0"),
+    ]
 
 
 def predict_program(
@@ -164,10 +185,12 @@ def recipe(
     dtype: str = "uint8",
     initial: Initial | None = None,
     spare: int = 0,
+    unlabelled: bool = False,
 ) -> Recipe:
     """A recipe of the linear classifier, normalised by mean 100 and standard deviation 50.
 
     spare: how many of its ``classes`` outputs are spare.
+    unlabelled: it has a train program of that scope too, which trains all of its parameters.
     """
     size = int(np.prod(shape))
     parameters = (Tensor("weight", (classes, size), ("normal", 0.1)), Tensor("bias", (classes,), ("constant", 0.0)))
@@ -176,11 +199,12 @@ def recipe(
         "predict": predict_program(shape, classes, 100.0, 50.0, dtype, spare > 0),
         "train/full": train_program(shape, classes, batch, 100.0, 50.0, aug),
     }
+    if unlabelled:
+        programs["train/unlabelled"] = train_program(shape, classes, batch, 100.0, 50.0, False, unlabelled=True)
+    states = {name.removeprefix("train/"): state for name in programs if name != "predict"}
     schedule = Schedule(steps, batch, "cosine", rate, 2)
     augmentation = Augmentation(brightness=STRENGTH) if aug else Augmentation()
-    return Recipe(
-        name, {"name": "linear"}, parameters, {"full": state}, programs, schedule, augmentation, initial or Initial()
-    )
+    return Recipe(name, {"name": "linear"}, parameters, states, programs, schedule, augmentation, initial or Initial())
 
 
 def images(count: int, shape: tuple[int, int, int] = (1, 4, 4), classes: int = 3, seed: int = 0) -> Samples:

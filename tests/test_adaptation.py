@@ -1,0 +1,258 @@
+"""Adapting a model: what is joined, mixed, imprinted and trained, and what is said about it."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import replace
+
+import handmade
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fieldkit.bundle.contents import Bundle
+from fieldkit.bundle.pixels import Pixels
+from fieldkit.bundle.reader import parse_bundle
+from fieldkit.bundle.samples import Samples
+from fieldkit.bundle.writer import write_bundle
+from fieldkit.errors import DataError, IncompatibleBundle, ProgramError, UsageError
+from fieldkit.field import adaptation, exporting
+from fieldkit.field.adaptation import ADAPTED, Options, adapt
+from fieldkit.field.comparison import DISTILLED, HOLD_OUT, PROBE, distilled_counts, remembered
+from fieldkit.field.datasets import Dataset
+from fieldkit.field.endurance import Conditions, Mission
+from fieldkit.field.imprinting import head, imprinted
+from fieldkit.field.local import ENOUGH, Local, join
+from fieldkit.field.prediction import Predictor
+from fieldkit.field.reopening import reopen
+from fieldkit.field.training import train
+
+KNOWN, ALL, SPARE = 3, 5, 2
+SHAPE = (1, 5, 5)
+NAMES = tuple(f"kind {index}" for index in range(ALL))
+
+
+def some(count: int, classes: range, seed: int) -> Samples:
+    """``count`` images of each of these of the five classes."""
+    found = handmade.images(count * ALL, SHAPE, ALL, seed)
+    return found.take(np.flatnonzero(np.isin(found.targets, list(classes))))
+
+
+def bundle_of_three(probe: bool = True) -> Bundle:
+    """A bundle of the first three classes with two spare ones."""
+    recipe = handmade.recipe(shape=SHAPE, classes=ALL, spare=SPARE, batch=12, unlabelled=True)
+    made = handmade.bundle(recipe, classes=KNOWN, shape=SHAPE)
+    distilled = some(4, range(KNOWN), 1)
+    whole = replace(
+        made,
+        manifest=replace(made.manifest, spare_classes=SPARE),
+        images=Pixels.encode(distilled.images.astype(np.float32), "uint8"),
+        labels=np.eye(KNOWN, dtype=np.float16)[distilled.targets],
+        probe=some(10, range(KNOWN), 2) if probe else None,
+    )
+    return parse_bundle(write_bundle(whole), "three")
+
+
+def data_of(samples: Samples, classes: tuple[str, ...], test: Samples | None = None) -> Dataset:
+    return Dataset(samples, test, classes, "own", "", "", ("grey",))
+
+
+BUNDLE = bundle_of_three()
+MODEL = reopen(exporting.export(train(BUNDLE, seed=3), BUNDLE), BUNDLE)
+NEW = data_of(
+    Samples(some(10, range(KNOWN, ALL), 4).images, some(10, range(KNOWN, ALL), 4).targets - KNOWN), NAMES[KNOWN:]
+)
+
+
+def mission() -> Mission:
+    return Mission(None, Conditions(threads=1))
+
+
+def shares_right(model: bytes) -> tuple[float, float]:
+    """How many of the known and of the new classes' unseen images the model gets right."""
+    unseen = some(40, range(ALL), 9)
+    predictor = Predictor.open(model)
+    right = predictor.predict(unseen.images).argmax(1) == unseen.targets
+    return right[unseen.targets < KNOWN].mean(), right[unseen.targets >= KNOWN].mean()
+
+
+def test_new_classes_are_learnt_and_known_ones_kept() -> None:
+    made = adapt(MODEL, BUNDLE, NEW, Options(hold_out=0.3), mission().train)
+    known, new = shares_right(made.content)
+    assert known > 0.95
+    assert new > 0.95
+    assert Predictor.open(made.content).classes == NAMES
+    local, probe = made.comparisons
+    assert (local.where, probe.where) == (HOLD_OUT, PROBE)
+    assert local.part(local.before, new=True) == 0.0
+    assert local.part(local.after, new=True) == 1.0
+    assert local.part(local.before, new=False) is None
+    assert probe.known == KNOWN
+    assert probe.part(probe.after, new=True) is None
+
+
+def test_without_a_hold_out_only_the_probe_is_measured() -> None:
+    made = adapt(MODEL, BUNDLE, NEW, Options(hold_out=0.0, replay=0.0, steps=5), mission().train)
+    assert [each.where for each in made.comparisons] == [PROBE]
+    assert len(made.local.train) == len(NEW.train)
+
+
+def test_a_model_says_what_it_was_adapted_to_and_can_be_adapted_again() -> None:
+    first = adapt(
+        MODEL, BUNDLE, replace(NEW, train=some(6, range(3, 4), 4), classes=NAMES), Options(seed=7), mission().train
+    )
+    again = reopen(first.content, BUNDLE)
+    assert again.classes == NAMES[:4]
+    second = adapt(again, BUNDLE, NEW, Options(steps=30), mission().train)
+    assert Predictor.open(second.content).classes == NAMES
+    history = json.loads(reopen(second.content, BUNDLE).metadata[ADAPTED])
+    assert [(each["new"], each["seed"], each["steps"]) for each in history] == [
+        (["kind 3"], 7, adaptation.STEPS),
+        (["kind 4"], 0, 30),
+    ]
+
+
+def test_a_bundle_without_probe_is_measured_on_its_distilled_set() -> None:
+    bundle = bundle_of_three(probe=False)
+    model = reopen(exporting.export(train(bundle), bundle), bundle)
+    made = adapt(model, bundle, NEW, Options(hold_out=0.0, steps=5), mission().train)
+    assert [each.where for each in made.comparisons] == [DISTILLED]
+    assert made.comparisons[0].before.count == len(bundle.images)
+
+
+def test_the_same_call_gives_the_same_bytes() -> None:
+    models = {adapt(MODEL, BUNDLE, NEW, Options(steps=8, seed=5), mission().train).content for _ in range(2)}
+    other = adapt(MODEL, BUNDLE, NEW, Options(steps=8, seed=6), mission().train).content
+    assert len(models) == 1
+    assert other not in models
+
+
+@given(st.data())
+@settings(max_examples=60, deadline=None)
+def test_joining_keeps_every_sample_once_under_its_name(drawn: st.DataObject) -> None:
+    names = tuple(drawn.draw(st.permutations(["kind 0", "kind 2", "kind 8", "kind 9"])))
+    targets = np.array(drawn.draw(st.lists(st.integers(0, 3), min_size=1, max_size=40)), np.int64)
+    images = np.arange(len(targets), dtype=np.uint8)[:, None, None, None] * np.ones(SHAPE, np.uint8)
+    share = drawn.draw(st.sampled_from([0.0, 0.1, 0.2, 0.5, 0.9]))
+    local = join(data_of(Samples(images, targets), names), BUNDLE.manifest, NAMES[:KNOWN], hold_out=share, seed=1)
+    present = [name for index, name in enumerate(names) if index in targets]
+    assert local.classes == (*NAMES[:KNOWN], *(name for name in present if name not in NAMES[:KNOWN]))
+    assert local.known == KNOWN
+    parts = [local.train] + ([local.held_out] if local.held_out is not None else [])
+    pairs = [
+        (int(image[0, 0, 0]), local.classes[place])
+        for part in parts
+        for image, place in zip(*vars(part).values(), strict=True)
+    ]
+    assert sorted(pairs) == [(index, names[target]) for index, target in enumerate(targets)]
+    out = Counter() if local.held_out is None else Counter(local.held_out.targets.tolist())
+    for index, count in Counter(targets.tolist()).items():
+        taken = out[local.classes.index(names[index])]
+        assert taken < count
+        assert taken == 0 if share == 0 or count < ENOUGH else taken == min(max(round(share * count), 1), count - 1)
+
+
+def test_a_test_split_is_what_is_held_out() -> None:
+    test = some(3, range(KNOWN), 8)
+    local = join(
+        data_of(some(4, range(KNOWN), 7), NAMES[:KNOWN], test), BUNDLE.manifest, NAMES[:KNOWN], hold_out=0.5, seed=0
+    )
+    assert len(local.train) == 12
+    assert local.held_out is not None
+    assert np.array_equal(local.held_out.images, test.images)
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    many = data_of(some(3, range(ALL), 0), ("a", "b", "c", "d", "e"))
+    with pytest.raises(
+        UsageError, match=r"no room for these classes; found 5 new classes: a, b, c, d, e; expected at most 2"
+    ):
+        adapt(MODEL, BUNDLE, many, Options(), mission().train)
+    wrong = data_of(handmade.images(6, (1, 4, 4), 3), NAMES[:KNOWN])
+    with pytest.raises(
+        DataError, match=r"images \(bands, height, width\) are \(1, 4, 4\), the bundle's are \(1, 5, 5\)"
+    ):
+        adapt(MODEL, BUNDLE, wrong, Options(), mission().train)
+    stray = data_of(some(3, range(1), 0), ("kind 0", "x"), Samples(some(3, range(1), 0).images, np.ones(3, np.int64)))
+    with pytest.raises(DataError, match="class 'x' is new and has test images, but none to train with"):
+        adapt(MODEL, BUNDLE, stray, Options(), mission().train)
+    for bad in (Options(hold_out=1.0), Options(replay=1.0), Options(steps=0), Options(rate=0.0), Options(scope="head")):
+        with pytest.raises(UsageError):
+            adapt(MODEL, BUNDLE, NEW, bad, mission().train)
+
+
+@given(st.lists(st.integers(0, ALL - 1), min_size=1, max_size=12), st.sampled_from([None, 0.0, 0.25, 0.5, 0.9]))
+@settings(max_examples=60, deadline=None)
+def test_every_sample_is_in_one_group_and_shares_are_as_asked(targets: list[int], replay: float | None) -> None:
+    places = np.array(targets, np.int64)
+    local = Local("own", NAMES, SPARE, Samples(np.zeros((len(places), *SHAPE), np.uint8), places), None)
+    replayed = BUNDLE.training_set()
+    samples, groups, shares = adaptation.mixed(replayed, local, replay)
+    own = len(places)
+    assert sorted(np.concatenate(groups)) == list(range(len(samples)))
+    assert len(samples) == own + (0 if replay == 0.0 else len(replayed))
+    assert np.array_equal(samples.targets[:own], np.eye(ALL)[places])
+    if replay != 0.0:
+        assert np.array_equal(samples.targets[own:, :KNOWN], replayed.targets)
+        assert not samples.targets[own:, KNOWN:].any()
+    classes = [set(samples.targets[group].argmax(1)) for group in groups]
+    assert all(len(each) == 1 for each in classes)
+    parts: Counter[int] = Counter()
+    for group, share in zip(groups, shares, strict=True):
+        parts[int(samples.targets[group[0]].argmax())] += share
+    if replay is None:
+        assert len(set(parts.values())) == 1
+    else:
+        mine = sum(share for group, share in zip(groups, shares, strict=True) if group[0] < own)
+        assert mine / sum(shares) == pytest.approx(1 - replay, abs=0.05)
+
+
+def test_imprinted_weights_are_the_direction_of_the_mean_features() -> None:
+    assert head(MODEL.content) == ("weight", "bias")
+    fresh, known = some(5, range(KNOWN, ALL), 6), distilled_counts(BUNDLE)
+    images, targets = np.concatenate([fresh.images, known.images]), np.concatenate([fresh.targets, known.targets])
+    made = imprinted(MODEL.content, MODEL.weights, images, targets, KNOWN)
+    features = (images.reshape(len(images), -1).astype(np.float64) - 100.0) / 50.0
+    means = np.stack([features[targets == slot].mean(0) for slot in range(ALL)])
+    length = np.linalg.norm(MODEL.weights["weight"][:KNOWN], axis=1).mean()
+    for slot in range(KNOWN, ALL):
+        away = means[slot] - means.mean(0)
+        row = away / np.linalg.norm(away) * length
+        assert np.allclose(made["weight"][slot], row, atol=1e-5)
+        middle = row @ (means[slot] + means.mean(0)) / 2
+        assert made["bias"][slot] == pytest.approx(MODEL.weights["bias"][:KNOWN].mean() - middle, abs=1e-4)
+    assert np.array_equal(made["weight"][:KNOWN], MODEL.weights["weight"][:KNOWN])
+
+
+def test_weights_are_read_back_as_they_were_written() -> None:
+    trained = train(BUNDLE, seed=3)
+    assert {name: each.tobytes() for name, each in MODEL.weights.items()} == {
+        name: each.tobytes() for name, each in trained.weights.items()
+    }
+
+
+def test_models_that_do_not_fit_the_bundle_are_refused() -> None:
+    other = bundle_of_three(probe=False)
+    with pytest.raises(IncompatibleBundle, match="comes from another bundle"):
+        reopen(MODEL.content, other)
+    assert reopen(MODEL.content, other, other_bundle=True).classes == NAMES[:KNOWN]
+    renamed = replace(BUNDLE, recipes={"other": BUNDLE.recipes["linear"]})
+    with pytest.raises(IncompatibleBundle, match="no such recipe"):
+        reopen(MODEL.content, renamed)
+    fewer = replace(BUNDLE, manifest=replace(BUNDLE.manifest, classes=("kind 0", "kind 2", "kind 1")))
+    with pytest.raises(IncompatibleBundle, match="knows other classes"):
+        reopen(MODEL.content, fewer)
+    broken = exporting.complete_model(
+        MODEL.recipe.programs["predict"], {**MODEL.weights, "bias": np.zeros(1, np.float32)}, MODEL.metadata, KNOWN
+    )
+    with pytest.raises(ProgramError, match="does not hold the recipe's weights"):
+        reopen(broken, BUNDLE)
+
+
+def test_what_is_remembered_is_in_the_sensors_counts() -> None:
+    where, samples = remembered(bundle_of_three(probe=False))
+    assert where == DISTILLED
+    assert samples.images.dtype == np.uint8
+    assert samples.targets.dtype == np.int64
