@@ -63,9 +63,7 @@ def calibration_error(probabilities: np.ndarray, targets: np.ndarray, bins: int 
 
 @settings(max_examples=200)
 @given(
-    rows=arrays(np.float32, (4, 6), elements=st.floats(0, 1, width=32)).filter(
-        lambda rows: (rows.max(axis=1) > 0).all()
-    ),
+    drawn_rows=arrays(np.float32, (4, 6), elements=st.floats(0, 1, width=32)),
     temperature=st.floats(math.exp(-3), math.exp(3)),
 )
 def test_no_ranking_changes(drawn_rows: np.ndarray, temperature: float) -> None:
