@@ -64,10 +64,11 @@ def _arrivals(folder: Path, settle: float, poll: float, idle: float | None, cloc
     last = clock.now()
     while True:
         look = clock.now()
-        found = dict(_versions(folder))
-        # What was taken away may come again.
-        handed = {path: version for path, version in handed.items() if path in found}
-        growing = {path: seen for path, seen in growing.items() if path in found}
+        found, complete = _versions(folder)
+        if complete:
+            # What was taken away may come again.
+            handed = {path: version for path, version in handed.items() if path in found}
+            growing = {path: seen for path, seen in growing.items() if path in found}
         whole = []
         for path, version in found.items():
             if handed.get(path) == version:
@@ -88,12 +89,20 @@ def _arrivals(folder: Path, settle: float, poll: float, idle: float | None, cloc
         clock.sleep(max(poll, clock.now() - look if not whole else 0.0))
 
 
-def _versions(folder: Path) -> Iterator[tuple[str, Version]]:
-    """Each file that is there, and its version."""
+def _versions(folder: Path) -> tuple[dict[str, Version], bool]:
+    """The files that are there with their versions, and whether all folders could be listed.
+
+    A network or a memory card may be gone for a while, and its files are none the newer when it is back.
+    """
+    versions, complete = {}, True
     for path in walk(folder):
         try:
             found = path.stat()
         except OSError:
+            complete = complete and path != folder
             continue
         if stat.S_ISREG(found.st_mode):
-            yield str(path), (found.st_size, found.st_mtime_ns, found.st_ino)
+            versions[str(path)] = (found.st_size, found.st_mtime_ns, found.st_ino)
+        elif stat.S_ISDIR(found.st_mode):
+            complete = False
+    return versions, complete
