@@ -34,6 +34,8 @@ def activation_ranges(
     images: [n, c, h, w] of the model's own dtype, n >= 1.  Every range holds 0, which padding and ReLU make.
     """
     names = list(names)
+    if not names:
+        return {}
     session = open_session(with_outputs(graph, names), "the model, with its tensors in between as outputs", threads)
     ends: dict[str, Range] = dict.fromkeys(names, (0.0, 0.0))
     for found in _flow(session, names, images):

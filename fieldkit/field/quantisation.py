@@ -107,8 +107,13 @@ def _store(graph: Graph, name: str, stored: np.ndarray, scales: np.ndarray, axis
     dequantised, scale = graph.free_name(f"{name}.float"), graph.free_name(f"{name}.scale")
     graph.redirect(name, dequantised)
     graph.tensors |= {name: stored, scale: scales}
+    inputs = [name, scale]
+    if stored.dtype == np.int8:
+        # 0, as it would be without: but onnxruntime takes no Gemm for its integer kernel whose weight does not say so.
+        inputs.append(graph.free_name(f"{name}.zero"))
+        graph.tensors[inputs[-1]] = np.zeros_like(scales, np.int8)
     along = {} if axis is None else {"axis": axis}
-    graph.nodes.insert(0, Node.make("DequantizeLinear", [name, scale], dequantised, **along))
+    graph.nodes.insert(0, Node.make("DequantizeLinear", inputs, dequantised, **along))
 
 
 def _quantise_activation(graph: Graph, name: str, ends: Range, layers: set[tuple[str, ...]] | None) -> None:
