@@ -111,27 +111,106 @@ def test_a_failed_training_keeps_the_model_that_was_there(run: Run, tmp_path: Pa
     assert (tmp_path / "wild.onnx").read_bytes() == b"an older model"
 
 
-def test_ctrl_c_leaves_nothing_behind(tmp_path: Path, bundle_file: Path) -> None:
+def started(folder: Path, *arguments: object) -> subprocess.Popen[str]:
+    """A training in a process of its own that has made its first steps."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "fieldkit", "train", str(bundle_file), "--steps", "100000000", "--threads", "1"],
-        cwd=tmp_path,
+        [sys.executable, "-W", "error", "-m", "fieldkit", *map(str, arguments), "--log", "run.jsonl"],
+        cwd=folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
-    try:
-        for _ in range(100):
-            time.sleep(0.1)
-            if "onnxruntime" in Path(f"/proc/{process.pid}/maps").read_text():
-                break
-        time.sleep(0.5)
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=30)
-    finally:
+    log = folder / "run.jsonl"
+    while process.poll() is None and not (log.exists() and '"begin"' in log.read_text()):
+        time.sleep(0.02)
+    time.sleep(0.1)
+    return process
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_training_says_how_to_go_on(tmp_path: Path, bundle_file: Path, number: int) -> None:
+    process = started(tmp_path, "train", bundle_file, "--steps", 100_000_000, "--threads", 1)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (6, "")
+    assert err.startswith("error: interrupted; the state is saved; found step ")
+    assert err.endswith(" of 100000000\n  remedy: run the same command again\n")
+    assert sorted(os.listdir(tmp_path)) == [".tiny.onnx.state", "run.jsonl"]
+    events = [json.loads(line) for line in (tmp_path / "run.jsonl").read_text().splitlines()]
+    assert (events[0]["event"], events[-1]["event"], events[-1]["error"]) == ("begin", "end", "Interrupted")
+
+
+def test_killed_again_and_again_it_ends_with_the_same_model(tmp_path: Path, bundle_file: Path, run: Run) -> None:
+    command = ("train", bundle_file, "--steps", 3_000, "--threads", 1)
+    assert run(*command, "-o", "whole.onnx").returncode == 0
+    resumed = []
+    for _ in range(3):
+        process = started(tmp_path, *command, "--save-every", 0)
         process.kill()
-    assert process.returncode == 6
-    assert out == ""
-    assert "interrupted" in err
-    assert "Traceback" not in err
+        _, err = process.communicate(timeout=60)
+        resumed += [int(line.split("step ")[1].split(",")[0]) for line in err.splitlines() if "going on" in line]
+        (tmp_path / "run.jsonl").unlink()
+        assert not (tmp_path / "tiny.onnx").exists()
+    last = run(*command, "--json")
+    assert last.returncode == 0
+    resumed.append(json.loads(last.stdout)["resumed"])
+    assert len(resumed) == 3
+    assert resumed == sorted(resumed)
+    assert resumed[0] > 0
+    assert (tmp_path / "tiny.onnx").read_bytes() == (tmp_path / "whole.onnx").read_bytes()
+    assert sorted(os.listdir(tmp_path)) == ["tiny.onnx", "whole.onnx"]
+
+
+def test_conditions_are_kept_and_told(run: Run, bundle_file: Path, tmp_path: Path) -> None:
+    done = run(
+        *("train", bundle_file, "--max-temp", 80, "--provider", "cuda", "--nice", 3, "--max-memory", "2GB"),
+        *("--minutes", 5, "--log", "run.jsonl", "--json"),
+    )
+    assert done.returncode == 0
+    notes = done.stderr.splitlines()
+    assert notes[0].startswith("provider cuda: onnxruntime ")
+    assert notes[0].endswith("so programs run on the CPU")
+    document = json.loads(done.stdout)
+    assert (document["steps"], document["resumed"]) == (20, None)
+    assert 0 < document["device"]["peak_memory"] < 2e9
+    events = [json.loads(line) for line in (tmp_path / "run.jsonl").read_text().splitlines()]
+    assert [each["event"] for each in events if each["event"] != "step"] == ["begin", "end"]
+    assert events[0]["steps"] == 20
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "code", "says"),
+    [
+        ("--minutes", "0", 2, "--minutes"),
+        ("--minutes", "0.0001", 5, "too little time to train"),
+        ("--max-memory", "lots", 2, "'lots' is no size"),
+        (
+            "--max-memory",
+            "1MB",
+            5,
+            "the training needs more memory than it may have; found a limit of 1 MB; expected at",
+        ),
+        ("--max-temp", "900", 2, "found 900.0; expected 20 to 120 Celsius"),
+        ("--nice", "-1", 2, "--nice"),
+        ("--log", "none/run.jsonl", 2, "none/run.jsonl: cannot write there"),
+        ("--scope", "tail", 2, "no train program of this scope; found tail; expected full"),
+        ("--provider", "tpu", 2, "--provider"),
+    ],
+)
+def test_conditions_that_cannot_be_kept(
+    run: Run, bundle_file: Path, tmp_path: Path, option: str, value: str, code: int, says: str
+) -> None:
+    done = run("train", bundle_file, option, value)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert says in done.stderr
     assert os.listdir(tmp_path) == []
+
+
+def test_two_trainings_do_not_write_one_model(run: Run, bundle_file: Path, tmp_path: Path) -> None:
+    process = started(tmp_path, "train", bundle_file, "--steps", 100_000_000, "--threads", 1)
+    done = run("train", bundle_file)
+    process.kill()
+    process.communicate()
+    assert done.returncode == 2
+    assert "another fieldkit is at work on this output" in done.stderr

@@ -151,7 +151,9 @@ class Checkpoints:
                 part.unlink()
 
     def close(self) -> None:
-        """Unlock the folder; what is in it stays."""
+        """Unlock the folder; what is in it stays, and an empty one goes."""
+        with suppress(OSError):
+            self.folder.rmdir()
         os.close(self._lock)
 
     def newest(self, job: Mapping[str, Any]) -> tuple[Snapshot | None, list[str]]:

@@ -14,16 +14,15 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-import fieldkit
 from fieldkit.bundle.recipe import Recipe, Schedule
 from fieldkit.bundle.samples import Samples
 from fieldkit.errors import FieldkitError, ProgramError, ResourceError, UsageError
 from fieldkit.field.device import held_memory, peak_memory
+from fieldkit.field.isolation import isolated
 from fieldkit.field.providers import chosen_provider, use_provider
 from fieldkit.field.training import Trainer, TrainingState, begin
 
@@ -31,8 +30,6 @@ LEAST = 4
 """Steps that are made at least: by then an allocator holds all that it will."""
 MOST = 1_000_000
 WARM_UP = 1
-# The parent writes what the child unpickles, over a pipe that nobody else has.
-_START = "import sys, json; sys.path[:] = json.loads(sys.argv[1]); from fieldkit.field.rehearsal import serve; serve()"
 _ERRORS = {each.__name__: each for each in (ProgramError, ResourceError, UsageError)}
 
 
@@ -72,11 +69,10 @@ def rehearse(scene: Scene) -> Rehearsal:
 
     Raises ResourceError if there is too little memory for them, and what opening a program raises.
     """
-    home = str(Path(fieldkit.__file__).parents[1])
-    paths = json.dumps([home, *(each for each in sys.path if each not in ("", home))])
-    command = [sys.executable, "-c", _START, paths]
+    # The child unpickles what this process writes, over a pipe that nobody else has.
+    handed = pickle.dumps((scene, chosen_provider()))
     try:
-        done = subprocess.run(command, input=pickle.dumps((scene, chosen_provider())), capture_output=True, check=False)
+        done = subprocess.run(isolated(__name__), input=handed, capture_output=True, check=False)
     except OSError as error:
         raise ResourceError(f"no process could be started: {error.strerror}", remedy="end other programs") from error
     if done.returncode != 0:
