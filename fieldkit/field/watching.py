@@ -83,7 +83,7 @@ def _arrivals(folder: Path, settle: float, poll: float, idle: float | None, cloc
         if whole:
             yield [Path(path) for path in whole]
             last = clock.now()
-        elif not growing and idle is not None and look - last >= idle:
+        elif not growing.keys() & found.keys() and idle is not None and look - last >= idle:
             return
         # A folder of very many files must not keep a processor busy.
         clock.sleep(max(poll, clock.now() - look if not whole else 0.0))
