@@ -184,6 +184,16 @@ def test_an_expert_that_diverges_says_so(posed: Problem) -> None:
         Archive(posed, Lessons(epochs=2, rate=1e38, falling=False), 1).provide(1)
 
 
+def test_weights_beyond_float16_are_divergence(posed: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
+    def learn(expert: Expert) -> None:
+        expert.epoch += 1
+        expert._trained[0].data.fill_(1e6)
+
+    monkeypatch.setattr(Expert, "learn", learn)
+    with pytest.raises(Diverged, match="too large to be kept.*found 1e\\+06"):
+        Archive(posed, LESSONS, 1, trajectories=True).provide(1)
+
+
 def test_an_epoch_of_some_images_sees_others_each_time(posed: Problem) -> None:
     lessons = Lessons(epochs=4, batch=8, most=16)
     assert lessons.schedule(60).steps == 8

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -14,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiny
 
 torch = pytest.importorskip("torch")
 
@@ -23,13 +26,14 @@ from fieldkit.cli.main import main
 from fieldkit.errors import DataError, Diverged, ResourceError, UsageError
 from fieldkit.field.datasets.storage import Storage
 from fieldkit.field.training import train
-from fieldkit.hq import building, preparation
+from fieldkit.hq import building, preparation, provenance
 from fieldkit.hq.building import build
 from fieldkit.hq.compiler.updates import Regularisation
 from fieldkit.hq.distil import METHODS
 from fieldkit.hq.distil.driver import Budget
 from fieldkit.hq.evidence.accuracy import FieldScores, expectation
 from fieldkit.hq.evidence.card import note_disagreement
+from fieldkit.hq.sources import load
 from fieldkit.hq.spec import RecipeSpec, Spec
 
 pytestmark = pytest.mark.hq
@@ -90,6 +94,36 @@ def test_the_same_build_gives_the_same_bytes(spec: Spec, tmp_path: Path) -> None
     for name in ("a", "b"):
         build(replace(spec, name="same"), tmp_path / f"{name}.h5")
     assert (tmp_path / "a.h5").read_bytes() == (tmp_path / "b.h5").read_bytes()
+
+
+def test_time_and_hardware_are_told_where_bytes_depend_on_time_anyway(spec: Spec, tmp_path: Path) -> None:
+    timed = replace(spec, method="random", settings={}, budget=Budget(iterations=1, seconds=60.0))
+    told = build(timed, tmp_path / "timed.h5").bundle.card["distillation"]
+    assert 0 <= told["seconds"] < 60
+    assert told["hardware"].startswith("1 threads of ")
+    assert platform.node() not in told["hardware"]
+    counted = build(replace(timed, budget=Budget(iterations=1)), tmp_path / "counted.h5")
+    assert counted.bundle.card["distillation"].keys() == {"iterations", "held_out_curve"}
+
+
+def test_a_file_of_weights_is_told_by_name_and_digest(spec: Spec, data: str, tmp_path: Path) -> None:
+    path = tmp_path / "secret-project" / "coder.pt"
+    path.parent.mkdir()
+    path.write_bytes(b"weights")
+    named = replace(spec, method="generative", settings={"weights": str(path), "autoencoder": "a:b"})
+    told = provenance.described_method(named)["settings"]
+    assert told["weights"] == {"file": "coder.pt", "sha256": hashlib.sha256(b"weights").hexdigest()}
+    assert told["autoencoder"] == "a:b"
+    assert "secret-project" not in str(provenance.attested(tiny.bundle(), named, load(data)).provenance)
+    with pytest.raises(UsageError, match="weights: cannot be read"):
+        provenance.described_method(replace(named, settings={"weights": str(path) + "x"}))
+
+
+def test_a_stopped_job_goes_on_whatever_the_order_of_its_settings(spec: Spec, data: str) -> None:
+    dataset = load(data)
+    one, other = ({"real": 12, "window": 3}, {"window": 3, "real": 12})
+    told = [provenance.fingerprint(replace(spec, settings=each), dataset) for each in (one, other)]
+    assert told[0] == told[1]
 
 
 def test_no_probe_image_was_distilled_or_selected_on(spec: Spec, data: str, tmp_path: Path) -> None:

@@ -38,6 +38,11 @@ USUAL = Situation(
         # An iteration takes (512 + 300 + 300) / 10,000 seconds.
         (replace(USUAL, seconds=10.0), "distribution", "about 89 iterations"),
         (replace(USUAL, seconds=20.0), "ridge", "best scores"),
+        (replace(USUAL, seconds=10.0, learned=True), "ridge", "best scores"),
+        (replace(USUAL, images=150, moved=True), "ridge", "best scores"),
+        (replace(USUAL, regularised=True, learned=True), "bptt", "regularised"),
+        (replace(USUAL, classes=1000, moved=True), "inversion", "1,000 classes"),
+        (replace(USUAL, classes=1000, learned=True), "trajectory", "1,000 classes"),
     ],
 )
 def test_the_choice_follows_the_situation(situation: Situation, name: str, reason: str) -> None:

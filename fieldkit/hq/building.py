@@ -20,7 +20,7 @@ from fieldkit.hq.distil import start
 from fieldkit.hq.distil.driver import Checkpoint, Outcome, Report, drive
 from fieldkit.hq.distil.labels import labelled
 from fieldkit.hq.distil.problem import Snapshot, silent
-from fieldkit.hq.distil.workers import Workers, joined
+from fieldkit.hq.distil.workers import Workers, hardware, joined
 from fieldkit.hq.evidence.accuracy import FieldScores
 from fieldkit.hq.evidence.card import evidence, measured, note_disagreement, unrounded
 from fieldkit.hq.packing import Packing
@@ -113,7 +113,8 @@ def _build(
     note("measuring the best set as a device will train it")
     bundle = measured(packing.pack(outcome.best), material.splits, scores)
     in_torch = unrounded(spec, bundle, problem, outcome.best, held_out)
-    card = evidence(recipes, outcome, bundle.manifest.expectations[primary]["held-out"], in_torch)
+    machine = None if spec.limits.seconds is None else hardware(problem.device, workers)
+    card = evidence(recipes, outcome, bundle.manifest.expectations[primary]["held-out"], in_torch, machine)
     note_disagreement(card["held_out"], note)
     complete = attested(replace(bundle, card=card), spec, material.dataset)
     written = save_bundle(complete, output, zopfli.zlib.compress)

@@ -111,6 +111,8 @@ def _with_method(spec: Spec, material: Material, note: Callable[[str], None]) ->
         regularised=spec.regularisation != Regularisation(),
         seconds=None if spec.budget is None else spec.budget.seconds,
         pass_seconds=_pass_seconds(spec.recipes[0], material, PRECISIONS[0]),
+        moved=spec.start is not None,
+        learned=spec.labels is not None and spec.labels.kind == "learned",
     )
     name, reason = choose(situation)
     note(f"method {name}: {reason}")

@@ -6,16 +6,19 @@ tools for these can read it.  Its subject is the bundle's logical digest, since 
 
 from __future__ import annotations
 
+import hashlib
 import platform
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from fieldkit.bundle.contents import Bundle
 from fieldkit.bundle.logical import LOGICAL, content_digest
 from fieldkit.bundle.manifest import Manifest
 from fieldkit.bundle.writer import arrays
+from fieldkit.errors import UsageError
 from fieldkit.field.datasets import Dataset
 from fieldkit.hq.compiler import Data
 from fieldkit.hq.distil import method
@@ -48,7 +51,27 @@ def described_method(spec: Spec) -> dict[str, Any]:
     formation = {"formation": spec.formation} if spec.formation > 1 else {}
     described = {"name": spec.method, "ipc": spec.ipc, **formation, **start, "labels": labels}
     precision = {"precision": spec.precision} if spec.precision not in (None, PRECISIONS[0]) else {}
-    return {**described, **precision, "settings": dict(spec.settings)}
+    return {**described, **precision, "settings": told_settings(spec)}
+
+
+def told_settings(spec: Spec) -> dict[str, Any]:
+    """The method's settings in the order of their names; of a file its bare name and its digest, and no path."""
+    files = method(spec.method).files
+    return {
+        name: _file(name, value) if value and name in files else value for name, value in sorted(spec.settings.items())
+    }
+
+
+def _told(spec: Spec) -> dict[str, Any]:
+    return asdict(spec) | {"settings": told_settings(spec)}
+
+
+def _file(name: str, path: str) -> dict[str, str]:
+    try:
+        digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    except (OSError, ValueError) as error:
+        raise UsageError("cannot be read", where=name, found=f"{path}: {error}", expected="a file") from error
+    return {"file": Path(path).name, "sha256": digest}
 
 
 def provenance(spec: Spec, dataset: Dataset) -> dict[str, Any]:
@@ -71,7 +94,7 @@ def attested(bundle: Bundle, spec: Spec, dataset: Dataset) -> Bundle:
 
 
 def _statement(bundle: Bundle, spec: Spec, dataset: Dataset) -> dict[str, Any]:
-    told = asdict(spec)
+    told = _told(spec)
     # Where the data lies and how many threads worked on it is this machine's matter, and name and serial are said.
     for name in ("data", "threads", "name", "serial"):
         del told[name]
@@ -102,7 +125,7 @@ def _plain(value: Any) -> Any:
 
 def fingerprint(spec: Spec, dataset: Dataset) -> dict[str, Any]:
     """What two runs must share for one to resume the other: all of the spec but where it reads and for how long."""
-    document = asdict(spec)
+    document = _told(spec)
     for name in ("data", "threads", "budget", "name", "serial"):
         del document[name]
     plain = {name: value if isinstance(value, int | str | None) else repr(value) for name, value in document.items()}

@@ -39,7 +39,8 @@ class Method:
 
     starts: where its pixels start, one of ``images.STARTS``, unless the user names another; "own", of none of these;
     None, if nothing moves.  labels: of what kind they are, unless the user wants others.  learns: whether it can learn
-    soft labels.  coarse: whether products in bfloat16 were seen to do it no harm.
+    soft labels.  coarse: whether products in bfloat16 were seen to do it no harm.  files: settings that name files of
+    the user's, which a manifest tells by name and digest alone.
 
     iterations: the budget when the user names none.  training: how a device trains on a set of so many images, when
     the user says nothing.
@@ -54,6 +55,7 @@ class Method:
     labels: str = "hard"
     learns: bool = False
     coarse: bool = False
+    files: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ METHODS: dict[str, Method] = {
     "bptt": Method(bptt.Bptt, bptt.Settings, 1000, performance, starts="centres", labels="learned", learns=True),
     "characteristic": Method(characteristic.CharacteristicMatching, characteristic.Settings, 1000, augmented),
     "distribution": Method(distribution.DistributionMatching, distribution.Settings, 1000, augmented),
-    "generative": Method(generative.Generative, generative.Settings, 3000, augmented, starts="own"),
+    "generative": Method(generative.Generative, generative.Settings, 3000, augmented, starts="own", files=("weights",)),
     "gradient": Method(gradient.GradientMatching, gradient.Settings, 1000, augmented),
     "herding": Method(herding.Herding, herding.Settings, 1, augmented, starts=None),
     "inversion": Method(inversion.Inversion, inversion.Settings, 2000, augmented, labels="teacher"),

@@ -169,8 +169,7 @@ def _train_alone(problem: Problem, lessons: Lessons, seed: int, folder: Path, tr
 def _keep(expert: Expert, folder: Path) -> None:
     weights = expert.weights()
     values = torch.cat([weights[each.name].flatten() for each in expert.problem.parameters]).cpu().numpy()
-    halves = values.astype(np.float16)
-    if not np.isfinite(halves).all():
+    if np.abs(values).max() > np.finfo(np.float16).max:
         raise Diverged(
             "an expert's weights are too large to be kept",
             where=f"expert {expert.seed}",
@@ -179,7 +178,7 @@ def _keep(expert: Expert, folder: Path) -> None:
             remedy="choose a smaller learning rate for the experts",
         )
     file = io.BytesIO()
-    np.save(file, halves, allow_pickle=False)
+    np.save(file, values.astype(np.float16), allow_pickle=False)
     write_atomically(folder / _name(expert.epoch), file.getvalue())
 
 

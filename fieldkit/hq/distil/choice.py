@@ -7,7 +7,10 @@ images are large and classes many, only methods that treat each image by itself 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+
+from fieldkit.hq.distil import method
 
 # Distilled values (images, bands and pixels) beyond which all images at once do not fit a modest computer's memory with
 # the activations of a network on them, and classes beyond which a batch of all is too coarse.
@@ -28,6 +31,7 @@ class Situation:
     images: real ones.  distilled: images to be made.  values: bands x height x width of one as it is stored.
     classes: how many.  fixed: whether the first weights travel in the bundle.  regularised: whether the device's
     training has what no method can follow.
+    moved, learned: whether the user wants pixels to start somewhere, and labels to be learnt.
     seconds: time to distil, or None.  pass_seconds: what a forward pass takes for one image.
     """
 
@@ -39,6 +43,8 @@ class Situation:
     regularised: bool
     seconds: float | None
     pass_seconds: float
+    moved: bool = False
+    learned: bool = False
 
     @property
     def iteration(self) -> float:
@@ -47,19 +53,27 @@ class Situation:
 
 
 def choose(situation: Situation) -> tuple[str, str]:
-    """A method's name, and the reason in a few words."""
+    """A method's name, and the reason in a few words; it can do what the user wants of starts and labels."""
+    return next((name, why) for name, why in _suited(situation) if _grants(name, situation))
+
+
+def _grants(name: str, situation: Situation) -> bool:
+    known = method(name)
+    return (known.learns or not situation.learned) and (known.starts is not None or not situation.moved)
+
+
+def _suited(situation: Situation) -> Iterator[tuple[str, str]]:
+    """Methods and why, the best first."""
     if situation.classes > MANY_CLASSES or situation.distilled * situation.values > MANY_VALUES:
-        return (
-            "patches",
-            f"{situation.distilled:,} images of {situation.classes:,} classes are too much to move at once",
-        )
+        why = f"{situation.distilled:,} images of {situation.classes:,} classes are too much to move at once"
+        yield from ((name, why) for name in ("patches", "inversion", "trajectory"))
     if situation.images <= situation.distilled * 2:
-        return "herding", f"{situation.images:,} real images are hardly more than the {situation.distilled:,} wanted"
+        yield "herding", f"{situation.images:,} real images are hardly more than the {situation.distilled:,} wanted"
     if situation.regularised:
-        return "distribution", "no method goes along with a training that is regularised"
+        yield from ((name, "no method follows a training that is regularised") for name in ("distribution", "bptt"))
     if situation.fixed and situation.distilled <= FEW_IMAGES:
-        return "unrolled", f"{situation.distilled} images and fixed first weights: every step can be learnt"
+        yield "unrolled", f"{situation.distilled} images and fixed first weights: every step can be learnt"
     if situation.seconds is not None and situation.seconds < ENOUGH * situation.iteration:
         made = int(situation.seconds / situation.iteration)
-        return "distribution", f"time for about {made} iterations of ridge, which wants at least {ENOUGH}"
-    return "ridge", "the best scores for sets of this size, with time enough"
+        yield "distribution", f"time for about {made} iterations of ridge, which wants at least {ENOUGH}"
+    yield "ridge", "the best scores for sets of this size, with time enough"

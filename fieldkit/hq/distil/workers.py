@@ -7,6 +7,7 @@ Every worker holds the same distilled set and draws the same randoms.  Each comp
 from __future__ import annotations
 
 import os
+import platform
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -74,6 +75,15 @@ def joined() -> Iterator[Workers]:
         yield Workers(int(os.environ[RANK]), size)
     finally:
         distributed.destroy_process_group()
+
+
+def hardware(device: str, workers: Workers) -> str:
+    """On what a distillation runs, by its kind alone: "2 threads of x86_64 (AVX512)", "4 x NVIDIA H100 80GB HBM3"."""
+    if torch.device(device).type == "cuda":
+        one = torch.cuda.get_device_name(device)
+    else:
+        one = f"{torch.get_num_threads()} threads of {platform.machine()} ({torch.backends.cpu.get_cpu_capability()})"
+    return one if workers.size == 1 else f"{workers.size} x {one}"
 
 
 def own_device() -> str:

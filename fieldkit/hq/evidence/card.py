@@ -59,13 +59,23 @@ def note_disagreement(held_out: Mapping[str, float], note: Callable[[str], None]
 
 
 def evidence(
-    recipes: Mapping[str, Compiled], outcome: Outcome, field_engine: Expectation, reference: Sequence[float]
+    recipes: Mapping[str, Compiled],
+    outcome: Outcome,
+    field_engine: Expectation,
+    reference: Sequence[float],
+    machine: str | None = None,
 ) -> dict[str, Any]:
-    """The card: parity of the programs, the course of the distillation, torch's scores beside the field engine's."""
+    """The card: parity of the programs, the course of the distillation, torch's scores beside the field engine's.
+
+    machine: of what kind it is that distilled.  It and the time are told only of a build whose bytes depend on time
+    anyway; None keeps the card of a repeatable build repeatable.
+    """
+    took = {} if machine is None else {"seconds": round(outcome.seconds, 1), "hardware": machine}
     return {
         "parity": {name: each.parity.to_json() for name, each in recipes.items()},
         "distillation": {
             "iterations": outcome.iterations,
+            **took,
             "held_out_curve": [[iteration, score] for iteration, score in outcome.curve],
         },
         "held_out": {"field_engine": field_engine.mean, "torch_unrounded": float(np.mean(reference))},
