@@ -1,0 +1,63 @@
+"""Hostile files of every kind in tests/hostile: each is refused, in time, in memory, and without a crash."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Run
+from hostile import all_cases
+
+CASES = all_cases()
+TOOL = Path(__file__).parents[1] / "tools" / "fuzz_reader.py"
+SECONDS, MEBIBYTES = 5, 512
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """What the corpus runner, a real process, reports of every case."""
+    folder = tmp_path_factory.mktemp("hostile")
+    for name, case in CASES.items():
+        (folder / f"{name}.{'onnx' if case.program else 'h5'}").write_bytes(case.data)
+    report = tmp_path_factory.mktemp("report") / "report.json"
+    command = [sys.executable, "-W", "error", str(TOOL), "corpus", str(folder), "--json", str(report)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return {each["case"]: each for each in json.loads(report.read_text("utf-8"))}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_it_is_refused_in_time_and_memory(name: str, outcomes: dict[str, dict[str, Any]]) -> None:
+    case = CASES[name]
+    outcome = outcomes[f"{name}.{'onnx' if case.program else 'h5'}"]
+    assert (outcome["kind"], outcome["code"]) == ("refused", case.code), outcome
+    assert re.search(case.reason, outcome["message"]), outcome["message"]
+    assert outcome["seconds"] <= SECONDS
+    assert outcome["mebibytes"] <= MEBIBYTES
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "01 cut at 8192, resealed",
+        "02 external link",
+        "04 68 GB in a kilobyte",
+        "04 chunk that inflates to a GiB",
+        "05 five million lists",
+    ],
+)
+def test_inspect_says_so_with_exit_code_four(name: str, run: Run, tmp_path: Path) -> None:
+    (tmp_path / "hostile.h5").write_bytes(CASES[name].data)
+    done = run("inspect", "hostile.h5")
+    assert (done.returncode, done.stdout) == (4, "")
+    assert re.search(CASES[name].reason, done.stderr)
+    assert "Traceback" not in done.stderr
+
+
+def test_the_bomb_is_as_small_as_it_is_called() -> None:
+    assert len(CASES["04 68 GB in a kilobyte"].data) < 4096 + 2048
