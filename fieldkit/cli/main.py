@@ -25,6 +25,8 @@ COMMANDS = {
     "test": ("fieldkit.cli.test", "Score a trained model on a labelled data set."),
     "predict": ("fieldkit.cli.predict", "Classify image files with a trained model."),
     "export": ("fieldkit.cli.export", "Write a smaller copy of a model, of 8 or 16 bits."),
+    "bench": ("fieldkit.cli.bench", "Measure how fast a bundle's recipes are on this device."),
+    "doctor": ("fieldkit.cli.doctor", "Tell what this device is, how fast, and which recipes fit it."),
     "inspect": ("fieldkit.cli.inspect", "Show what a bundle holds."),
     "diff": ("fieldkit.cli.diff", "Write what changed from one issue of a bundle to the next as a patch."),
     "patch": ("fieldkit.cli.patch", "Turn a bundle into its next issue with a patch."),

@@ -24,6 +24,7 @@ from fieldkit.errors import FieldkitError, ProgramError, ResourceError, UsageErr
 from fieldkit.field.device import held_memory, peak_memory
 from fieldkit.field.isolation import isolated
 from fieldkit.field.providers import chosen_provider, use_provider
+from fieldkit.field.sensors import Meter, Sensors
 from fieldkit.field.training import Trainer, TrainingState, begin
 
 LEAST = 4
@@ -39,6 +40,7 @@ class Rehearsal:
 
     memory: bytes that the opened program and its steps added to the process at the most.  process: bytes that the whole
     process held at the most.  opening: seconds.  steps: seconds of each step after the first.  batch: images in a step.
+    joules: of a step; None where power cannot be read.
     """
 
     memory: int
@@ -46,11 +48,17 @@ class Rehearsal:
     opening: float
     steps: tuple[float, ...]
     batch: int
+    joules: float | None = None
 
     @property
     def step(self) -> float:
         """Median seconds of a step."""
         return statistics.median(self.steps)
+
+    @property
+    def mean(self) -> float:
+        """Mean seconds of a step, of which a whole training is made."""
+        return statistics.fmean(self.steps)
 
 
 @dataclass(frozen=True)
@@ -102,11 +110,14 @@ def _perform(scene: Scene, held: int) -> Rehearsal:
     trainer = Trainer(scene.recipe, scope=scene.scope, threads=scene.threads, frugal=scene.frugal)
     opening = time.perf_counter() - began
     times = []
+    meter = Meter(Sensors())
     for seconds in _steps(trainer, state):
         times.append(seconds)
+        meter.read()
         if len(times) >= LEAST and sum(times) >= scene.seconds:
             break
-    return Rehearsal(peak_memory() - held, peak_memory(), opening, tuple(times[WARM_UP:]), trainer.batch)
+    joules = None if meter.joules is None else meter.joules / len(times)
+    return Rehearsal(peak_memory() - held, peak_memory(), opening, tuple(times[WARM_UP:]), trainer.batch, joules)
 
 
 def _steps(trainer: Trainer, state: TrainingState) -> Iterator[float]:

@@ -79,11 +79,10 @@ class Watch:
         now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
         line = {"time": now, "event": event, **values, **vars(reading), "joules": self._meter.joules}
         try:
-            self._log.write(json.dumps(line) + "\n")
-            self._log.flush()
+            self._log.write(json.dumps(line).encode() + b"\n")
         except OSError as error:
             self._tell(f"the log ends here: {error.strerror}")
-            self._log = None
+            self.close()
 
     def step(self, step: int, loss: float) -> None:
         """A step was made; read and log at most once in ``INTERVAL`` seconds."""
@@ -128,8 +127,9 @@ class Watch:
             self._log = None
 
 
-def _opened(path: Path) -> IO[str]:
+def _opened(path: Path) -> IO[bytes]:
     try:
-        return path.open("a", encoding="utf-8")
+        # Unbuffered: each line is in the file when it was written, or known not to be.
+        return path.open("ab", buffering=0)
     except OSError as error:
         raise explained(error, path) from error
