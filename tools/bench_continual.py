@@ -13,7 +13,9 @@ and remembers; recipe, training, storage and seeds are the same:
 * random, herding: bundles of as many raw images per class; herding by the features of a network trained on the task;
 * stream, herding and stream, reservoir: the device sees every training image of a task, and its memory keeps raw
   exemplars, in the bytes that the distilled memory takes in the end (experience replay, ER);
-* random x 5: five times as many raw images, as papers have them.
+* random x 5: five times as many raw images, as papers have them;
+* stream, distilled: as the other streams, but the memory is the bundles;
+* all data at HQ: the distilled images of --joint, a bundle of all classes made from all data at once, task by task.
 
 Accuracy is the mean over tasks of the last model's accuracy on their test images, among all classes; forgetting as in
 ``fieldkit.field.continual.Report``.  Test images are read to report, and nothing is chosen by them.  Bundles are kept
@@ -56,13 +58,17 @@ from fieldkit.hq.models.normalisation import Normalise
 PAIR = 2
 ARCHITECTURE = "convnet"
 ROWS = ("distilled", "distilled, anew", "random", "herding", "stream, herding", "stream, reservoir", "random x 5")
-MORE = ("distribution",)
+MORE = ("distribution", "stream, distilled", "all data at HQ")
 COLUMNS = ("data", "memory", "images", "bytes", "accuracy, mean +- std", "range", "forgetting", "n", "seconds")
 
 
 @dataclass(frozen=True)
 class Setting:
-    """Of one bench.  ipc: images per class.  seconds: of distillation for a task.  width: of the network."""
+    """Of one bench.
+
+    ipc: images per class.  seconds: of the processor, to distil a task.  width: of the network.  steps: of a device's
+    training, for each task.
+    """
 
     data: Path
     ipc: int
@@ -71,6 +77,7 @@ class Setting:
     steps: int
     folder: Path
     augmentation: Augmentation
+    joint: Path | None = None
 
 
 class Bench:
@@ -150,13 +157,13 @@ class Bench:
         """A task's set after the time that there is for it."""
         known = PAIR * task if kind == "beside" else 0
         problem = self.problem(task, known + PAIR)
-        began = time.monotonic()
+        began = time.process_time()
         distillation: Beside | Distillation
         if kind == "beside":
             distillation = Beside(problem, self.earlier(earlier, problem.normalise))
         else:
             distillation = start(kind, problem, {})
-        while (done := (time.monotonic() - began) / self.setting.seconds) < 1.0:
+        while (done := (time.process_time() - began) / self.setting.seconds) < 1.0:
             distillation.step(done)
         return distillation.snapshot()
 
@@ -202,22 +209,43 @@ class Bench:
             made.append(self.bundle(task, picked.images.astype(np.float32), labels))
         return [replace(each, digest=f"{seed}-{task}") for task, each in enumerate(made)]
 
+    def jointly(self) -> list[Bundle]:
+        """A bundle of all classes, cut into tasks; of its labels, what is said of a task's own classes."""
+        if self.setting.joint is None:
+            raise SystemExit("name a bundle of all classes with --joint")
+        whole = read_bundle(self.setting.joint)
+        if whole.manifest.classes != self.dataset.classes:
+            raise SystemExit(f"{self.setting.joint} is of other classes")
+        images, labels = whole.images.decode(), whole.labels.astype(np.float32)
+        made = []
+        for task, classes in enumerate(self.tasks):
+            mine = np.isin(labels.argmax(axis=1), classes)
+            own = labels[mine][:, classes].clip(min=0.0)
+            made.append(self.bundle(task, images[mine], own / own.sum(axis=1, keepdims=True)))
+        return [replace(each, digest=f"joint-{task}") for task, each in enumerate(made)]
+
     def learnt(self, sources: Sequence[Bundle], seed: int, *, anew: bool = False) -> State:
         """The state after every bundle in turn."""
         state = first_state(sources[0], limit=1 << 30)
         for each in sources:
-            state = learn(state, each, Options(seed, anew=anew, threads=1))
+            state = learn(state, each, Options(seed, self.setting.steps, anew=anew, threads=1))
         return state
 
     def streamed(self, first: Bundle, choice: str, limit: int, seed: int) -> State:
-        """The state after every task's own training images in turn, with a memory of ``limit`` bytes."""
+        """The state after every task's own training images in turn, with a memory of ``limit`` bytes.
+
+        choice: of exemplars; or "distilled" for the bundles, which then fill the memory.
+        """
         state = first_state(first, limit=limit)
         for task, classes in enumerate(self.tasks):
             assert self.dataset.test is not None
             names = tuple(self.dataset.classes[index] for index in classes)
             probe = _only(self.dataset.test, classes)
             data = replace(self.dataset, train=self.train(classes), test=probe, classes=names, name=f"task-{task + 1}")
-            state = learn(state, data, Options(seed, choice=choice, threads=1))
+            if choice == "distilled":
+                state = learn(state, self.distilled("beside")[task], Options(seed, 1, threads=1))
+            chosen = "herding" if choice == "distilled" else choice
+            state = learn(state, data, Options(seed, self.setting.steps, choice=chosen, threads=1))
         return state
 
     def row(self, name: str, seeds: Sequence[int]) -> list[str]:
@@ -252,6 +280,8 @@ class Bench:
         """The bundles that a row learns from; of a stream, the first only gives the model."""
         if name.startswith(("distilled", "stream")):
             return self.distilled("beside")
+        if name == "all data at HQ":
+            return self.jointly()
         if name in MORE:
             return self.distilled(name)
         times = 5 if name.endswith("x 5") else 1
@@ -283,17 +313,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("data", type=Path)
     parser.add_argument("--ipc", type=int, default=10)
-    parser.add_argument("--seconds", type=float, default=60.0, help="of distillation for each task")
+    parser.add_argument("--seconds", type=float, default=60.0, help="of the processor, to distil a task")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--width", type=int, default=32)
     parser.add_argument("--steps", type=int, default=200, help="of a device's training, for each task")
     parser.add_argument("--bundles", type=Path, default=Path("continual-bundles"))
     parser.add_argument("--rows", nargs="+", choices=ROWS + MORE, default=ROWS)
+    parser.add_argument("--joint", type=Path, help="a bundle of all classes, for the row all data at HQ")
     parser.add_argument("--flip", action="store_true", help="mirror images at random in training")
     given = parser.parse_args()
     torch.set_num_threads(1)
     augmentation = replace(MILD, flip=given.flip)
-    setting = Setting(given.data, given.ipc, given.seconds, given.width, given.steps, given.bundles, augmentation)
+    setting = Setting(
+        given.data, given.ipc, given.seconds, given.width, given.steps, given.bundles, augmentation, given.joint
+    )
     bench = Bench(setting)
     print(f"fieldkit {__version__}, onnxruntime {runtime_version()}, torch {torch.__version__}, ", end="")
     print(f"Python {platform.python_version()}, {platform.machine()}; {ARCHITECTURE} of width {given.width}\n")
