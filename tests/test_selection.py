@@ -212,7 +212,7 @@ def recipes() -> list[object]:
 def test_a_selection_trains_the_better_and_takes_the_quicker_of_two_that_tie() -> None:
     notes: list[tuple[int, int]] = []
     bundle = handmade.bundle(*recipes())
-    found = select(bundle, Choice(threads=1), lambda _, done, total: notes.append((done, total)))
+    found = select(bundle, Choice(threads=1), lambda phase, note, done, total: notes.append((done, total)))
     assert [each.recipe for each in found.candidates] == ["fast", "fine", "poor"]
     assert found.tied == ("fast", "fine")
     assert [each.state for each in found.candidates] == ["trained", "trained", "stopped"]

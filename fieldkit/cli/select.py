@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,8 +78,8 @@ def select(
     admitted = open_bundle(bundle, **opening)
     limits = Limits(None if max_latency_ms is None else max_latency_ms / 1e3, max_size, max_memory)
     choice = Choice(limits, None if minutes is None else 60 * minutes, seeds, not no_elimination, threads)
-    with faces.Progress("selecting", "steps", quiet) as progress:
-        found = choose(admitted.bundle, choice, lambda note, done, total: progress(done, total, note))
+    with _Phases(quiet) as phases:
+        found = choose(admitted.bundle, choice, phases)
     write_atomically(target, found.model)
     if plot is not None:
         chart.save_chart(plot, found, f"{admitted.bundle.manifest.name}: which recipe for this device")
@@ -91,6 +92,30 @@ def select(
         return
     click.echo(_table(found))
     click.echo(f"\n{target}: {_verdict(found)}")
+
+
+class _Phases:
+    """A progress display for each phase of a selection: each has a pace of its own."""
+
+    def __init__(self, quiet: bool) -> None:
+        self._quiet = quiet
+        self._stack = ExitStack()
+        self._shown = ""
+        self._progress: faces.Progress | None = None
+
+    def __enter__(self) -> _Phases:
+        return self
+
+    def __exit__(self, *ending: Any) -> None:
+        self._stack.close()
+
+    def __call__(self, phase: str, note: str, done: int, total: int) -> None:
+        if self._progress is None or phase != self._shown:
+            self._stack.close()
+            self._shown = phase
+            unit = {"trying": "models", "training": "steps"}[phase]
+            self._progress = self._stack.enter_context(faces.Progress(phase, unit, self._quiet))
+        self._progress(done, total, note)
 
 
 def _table(found: Selection) -> str:

@@ -19,8 +19,8 @@ from fieldkit.tasks import classification
 OVERHEAD = 1.15
 """A training takes longer than its steps: it is opened, exported and scored."""
 
-Report: TypeAlias = "Callable[[str, int, int], None]"
-"""Called with what is being done, steps made, and steps to make in all."""
+Report: TypeAlias = "Callable[[str, str, int, int], None]"
+"""Called with what is being done ("trying", "training"), to whom, how much is done, and how much there is to do."""
 
 
 @dataclass(frozen=True)
@@ -126,4 +126,4 @@ class Contest:
         if self.deadline is not None and time.monotonic() > self.deadline:
             raise OutOfTimeError
         self._done += 1
-        self.report(note, self._done, max(self.total, self._done))
+        self.report("training", note, self._done, max(self.total, self._done))

@@ -94,7 +94,9 @@ class Selection:
         }
 
 
-def select(bundle: Bundle, choice: Choice = Choice(), report: Report = lambda note, done, total: None) -> Selection:
+def select(
+    bundle: Bundle, choice: Choice = Choice(), report: Report = lambda phase, note, done, total: None
+) -> Selection:
     """Try every recipe of ``bundle`` on this device, train those within the limits, and rank them.
 
     With a probe the recipes are compared by successive halving and scored on it.  Without one, the accuracies are those
@@ -142,7 +144,7 @@ def _tried(models: Mapping[str, bytes], image: np.ndarray, threads: int | None, 
     turns: dict[str, list[Cost]] = {name: [] for name in models}
     for turn in range(TURNS):
         for place, (name, model) in enumerate(models.items()):
-            report(f"trying {name}", turn * len(models) + place, TURNS * len(models))
+            report("trying", name, turn * len(models) + place, TURNS * len(models))
             turns[name].append(cost(model, image, threads, TRIAL_SECONDS / TURNS))
     return {
         name: Cost(
@@ -191,6 +193,8 @@ def _contest(
     began = time.monotonic()
     recipes = [bundle.recipes[name] for name in names]
     if left is not None:
+        if left <= 0.0:
+            raise _out_of_time()
         seconds = {recipe.name: rehearse(Scene(recipe, threads=choice.threads)).step for recipe in recipes}
         plan = fitting(plan, recipes, seconds, left - (time.monotonic() - began))
     deadline = None if left is None else began + left
