@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from fieldkit.bundle.samples import Samples as Samples
     from fieldkit.errors import FieldkitError as FieldkitError
     from fieldkit.field.admission import open_bundle as open_bundle
+    from fieldkit.field.compression import compress as compress
     from fieldkit.field.continual import export_state as export_state
     from fieldkit.field.continual import first_state as first_state
     from fieldkit.field.continual import learn as learn
@@ -37,9 +38,12 @@ if TYPE_CHECKING:
     from fieldkit.field.exporting import save_model as save_model
     from fieldkit.field.imagery import read_image as read_image
     from fieldkit.field.prediction import Predictor as Predictor
+    from fieldkit.field.ranking import Limits as Limits
     from fieldkit.field.sealing import decrypt_bundle as decrypt_bundle
     from fieldkit.field.sealing import encrypt_bundle as encrypt_bundle
     from fieldkit.field.sealing import sign_bundle as sign_bundle
+    from fieldkit.field.selection import Choice as Choice
+    from fieldkit.field.selection import select as select
     from fieldkit.field.state import read_state as read_state
     from fieldkit.field.state import write_state as write_state
     from fieldkit.field.training import Trained as Trained
@@ -52,7 +56,9 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Bundle": "fieldkit.bundle.contents",
+    "Choice": "fieldkit.field.selection",
     "FieldkitError": "fieldkit.errors",
+    "Limits": "fieldkit.field.ranking",
     "Predictor": "fieldkit.field.prediction",
     "PrivateKey": "fieldkit.bundle.keys",
     "PublicKey": "fieldkit.bundle.keys",
@@ -60,6 +66,7 @@ _HOMES = {
     "Trained": "fieldkit.field.training",
     "Trainer": "fieldkit.field.training",
     "TrustStore": "fieldkit.field.trust",
+    "compress": "fieldkit.field.compression",
     "decrypt_bundle": "fieldkit.field.sealing",
     "encrypt_bundle": "fieldkit.field.sealing",
     "export": "fieldkit.field.exporting",
@@ -75,6 +82,7 @@ _HOMES = {
     "read_state": "fieldkit.field.state",
     "report_state": "fieldkit.field.continual",
     "save_model": "fieldkit.field.exporting",
+    "select": "fieldkit.field.selection",
     "sign_bundle": "fieldkit.field.sealing",
     "train": "fieldkit.field.training",
     "verify_bundle": "fieldkit.field.verification",
