@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 from conftest import Run
 
@@ -31,7 +34,23 @@ def test_each_command_has_help_with_an_example(run: Run, command: str) -> None:
     done = run(command, "--help")
     assert done.returncode == 0
     assert "--json" in done.stdout
-    assert f"Example:\n    fieldkit {command}" in done.stdout
+    assert re.search(rf"Examples?:\n    fieldkit {command}", done.stdout)
+
+
+def every_command() -> Iterator[tuple[str, click.Command]]:
+    """All commands and sub-commands by what the user types."""
+    for name in main.COMMANDS:
+        command = main.fieldkit.get_command(click.Context(main.fieldkit), name)
+        yield name, command
+        for under, each in getattr(command, "commands", {}).items():
+            yield f"{name} {under}", each
+
+
+def test_every_command_and_sub_command_shows_an_example_of_itself() -> None:
+    for name, command in every_command():
+        shown = command.get_help(click.Context(command))
+        assert f"\n    fieldkit {name}" in shown.partition("\n  Example")[2], name
+        assert isinstance(command, click.Group) or "--json" in shown, name
 
 
 def test_the_version_is_told(run: Run) -> None:
