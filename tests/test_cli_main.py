@@ -57,7 +57,7 @@ def test_the_version_is_told(run: Run) -> None:
     assert run("--version").stdout == f"fieldkit, version {__version__}\n"
 
 
-@pytest.mark.parametrize("arguments", [("dance",), ("train",), ("train", "b.h5", "--dance"), ("predict", "m.onnx")])
+@pytest.mark.parametrize("arguments", [("dance",), ("train",), ("train", "b.h5", "--dance"), ("test", "m.onnx")])
 def test_a_wrong_call_is_a_usage_error(run: Run, arguments: tuple[str, ...]) -> None:
     done = run(*arguments)
     assert done.returncode == 2
