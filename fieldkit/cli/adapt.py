@@ -14,6 +14,7 @@ from fieldkit.errors import UsageError
 if TYPE_CHECKING:
     from fieldkit.field.adapting import Outcome
     from fieldkit.field.comparison import Comparison
+    from fieldkit.field.endurance import Conditions
 
 # Options that mean nothing to the other kind of samples.
 LABELLED, UNLABELLED = ("scope", "hold_out"), ("tolerance",)
@@ -71,7 +72,7 @@ LABELLED, UNLABELLED = ("scope", "hold_out"), ("tolerance",)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the training.")
 @click.option("--other-bundle", is_flag=True, help="Take a MODEL that came from another bundle with the same recipe.")
 @options.opening
-@options.threads
+@options.conditions
 @options.as_json
 @options.quiet
 def adapt(
@@ -89,7 +90,7 @@ def adapt(
     tolerance: float | None,
     seed: int,
     other_bundle: bool,
-    threads: int | None,
+    conditions: Conditions,
     as_json: bool,
     quiet: bool,
     **opening: Any,
@@ -108,7 +109,6 @@ def adapt(
     from fieldkit.field import adaptation
     from fieldkit.field import unlabelled as blind
     from fieldkit.field.adapting import Request, adapt_file
-    from fieldkit.field.endurance import Conditions
 
     given: dict[str, Any] = {"steps": steps, "rate": rate, "replay": replay, "seed": seed}
     shared = {name: value for name, value in given.items() if value is not None}
@@ -129,7 +129,7 @@ def adapt(
         outcome = adapt_file(
             Request(model, bundle, target, data, unlabelled, other_bundle, opening),
             settings,
-            Conditions(threads=threads, tell=lambda text: faces.print_note(text, quiet)),
+            conditions,
             lambda done, total, loss: progress(done, total, f"loss {loss:.4f}"),
         )
     if as_json:
@@ -145,7 +145,7 @@ def _text(outcome: Outcome, target: Path) -> str:
     from fieldkit.field.adaptation import Adapted
 
     made, trained = outcome.made, outcome.made.trained
-    title = f"{target}: {trained.recipe.name}, {trained.steps} steps in {faces.duration(outcome.seconds)}"
+    title = f"{target}: {trained.recipe.name}, {trained.steps} steps in {faces.duration(outcome.account.seconds)}"
     lines = [faces.heading(f"{title}, loss {trained.losses[-1]:.4f}")]
     if isinstance(made, Adapted):
         new = made.local.classes[made.local.known :]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from fieldkit.bundle.atomic import check_writable, write_atomically
+from fieldkit.bundle.atomic import check_writable
 from fieldkit.errors import UsageError
 from fieldkit.field import adaptation, confidence, unlabelled
 from fieldkit.field.adaptation import Adapted
@@ -20,6 +19,7 @@ from fieldkit.field.prediction import Predictor
 from fieldkit.field.reopening import reopen
 from fieldkit.field.training import Progress, Trained
 from fieldkit.field.unlabelled import Shifted
+from fieldkit.field.watch import Account
 
 
 @dataclass(frozen=True)
@@ -42,27 +42,28 @@ class Request:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What was written, its bytes, in how many seconds, and what it is worth.
+    """What was written, its bytes, and what it took.
 
     resumed: the step at which a training went on that had been cut; None if it began anew.
     """
 
     made: Adapted | Shifted
     size: int
-    seconds: float
+    account: Account
     resumed: int | None
 
     def to_json(self) -> dict[str, Any]:
-        trained = self.made.trained
+        trained, account = self.made.trained, self.account.to_json()
         return {
             "bytes": self.size,
             "recipe": trained.recipe.name,
             "seed": trained.seed,
             "steps": trained.steps,
-            "seconds": round(self.seconds, 3),
             "resumed": self.resumed,
+            "seconds": account.pop("seconds"),
             "loss": {"first": float(trained.losses[0]), "last": float(trained.losses[-1])},
             **self.made.to_json(),
+            "device": account,
         }
 
 
@@ -83,7 +84,6 @@ def adapt_file(
     admitted = open_bundle(request.bundle, **request.opening)
     bundle = admitted.bundle
     model = reopen(request.model, bundle, other_bundle=request.other_bundle)
-    began = time.monotonic()
     with Mission(state_folder(request.output), replace(conditions, sealer=admitted.sealer)) as mission:
 
         def train(job: Job) -> Trained:
@@ -97,9 +97,9 @@ def adapt_file(
             images = unlabelled.read_unlabelled(Predictor.open(model.content), place)
             made = unlabelled.adapt_unlabelled(model, bundle, images, options, train, name=place.name)
         made = replace(made, content=confidence.calibrate(made.content, bundle, conditions.threads))
-        write_atomically(request.output, made.content)
+        mission.write(request.output, made.content)
         mission.finish()
-    return Outcome(made, len(made.content), time.monotonic() - began, mission.resumed)
+        return Outcome(made, len(made.content), mission.account(), mission.resumed)
 
 
 def _check(request: Request, options: adaptation.Options | unlabelled.Options) -> None:
