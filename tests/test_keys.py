@@ -101,10 +101,21 @@ def test_names(tmp_path: Path, name: str) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_short_passphrases(tmp_path: Path) -> None:
-    for secret in ("", "1234567"):
-        with pytest.raises(UsageError, match="too short a passphrase"):
+def test_the_length_of_a_passphrase(tmp_path: Path) -> None:
+    for secret in ("", "1234567", "x" * 201):
+        with pytest.raises(UsageError, match="not a passphrase to use; found .* expected 8 to 200"):
             write_key_pair(tmp_path, device.HQ, secret)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("secret", ["\U0001f9ed" * 200, "\udcff\udcfe345678", "a\0b c\n\td  "])
+def test_any_characters_in_a_passphrase(tmp_path: Path, secret: str) -> None:
+    """Those of an environment variable that is not UTF-8 too."""
+    path, _ = write_key_pair(tmp_path, device.HQ, secret)
+    assert read_private_key(path, lambda name: secret).public() == device.HQ.public()
+    for wrong in ("", secret[:-1], "x" * 5000):
+        with pytest.raises(UsageError, match="the passphrase is wrong"):
+            read_private_key(path, lambda name, wrong=wrong: wrong)
 
 
 def test_a_public_key_whose_parts_do_not_belong_together() -> None:

@@ -131,6 +131,13 @@ def test_a_signature_moved_to_another_bundle() -> None:
         open_seal(moved, "memory")
 
 
+def test_parts_of_two_signed_bundles() -> None:
+    one, other = device.signed(device.HQ), device.signed(device.HQ, data=device.plain(1, "other"))
+    for data in (one[:USER_BLOCK] + other[USER_BLOCK:], one[:SIGNATURES_AT] + other[SIGNATURES_AT:]):
+        with pytest.raises(DamagedBundle):
+            open_seal(data, "memory")
+
+
 def test_a_signature_under_another_s_key() -> None:
     (record,) = records(device.signed(device.HQ))
     forged = record[:16] + device.PARTNER.public().signing + record[48:]

@@ -41,7 +41,8 @@ CERTIFIED = b"fieldkit receiving key 1\n"
 KEY = 32
 SIGNATURE = 64
 MAX_KEY_FILE = 16384
-LEAST_PASSPHRASE = 8
+LEAST_PASSPHRASE, MOST_PASSPHRASE = 8, 200
+"""Characters of a new one; OpenSSL takes at most 1023 bytes."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 _BLOCK = re.compile(rb"-----BEGIN [A-Z0-9 ]+-----\r?\n[A-Za-z0-9+/=\r\n]+-----END [A-Z0-9 ]+-----\r?\n", re.ASCII)
 
@@ -130,7 +131,7 @@ class PrivateKey:
         """The private key file."""
         lock: KeySerializationEncryption = NoEncryption()
         if passphrase is not None:
-            lock = BestAvailableEncryption(passphrase.encode())
+            lock = BestAvailableEncryption(_bytes(passphrase))
         pair = (self._signing, self._receiving)
         return b"".join(each.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, lock) for each in pair)
 
@@ -149,17 +150,17 @@ class PrivateKey:
 def write_key_pair(folder: Path, key: PrivateKey, passphrase: str | None = None) -> tuple[Path, Path]:
     """Write NAME.key (mode 0600) and NAME.pub into ``folder``; their paths.
 
-    Raises UsageError for a name that is none, a passphrase that is too short, or a file that is already there.
+    Raises UsageError for a name that is none, a passphrase that is too short or long, or a file that is already there.
     """
     if not NAME.fullmatch(key.name):
         expected = "up to 64 letters, digits, dots, dashes and underscores; the first a letter or digit"
         raise UsageError("not a name for a key", where="name", found=repr(key.name), expected=expected)
-    if passphrase is not None and len(passphrase) < LEAST_PASSPHRASE:
+    if passphrase is not None and not LEAST_PASSPHRASE <= len(passphrase) <= MOST_PASSPHRASE:
         raise UsageError(
-            "too short a passphrase",
+            "not a passphrase to use",
             where=key.name,
             found=f"{len(passphrase)} characters",
-            expected=f"at least {LEAST_PASSPHRASE}",
+            expected=f"{LEAST_PASSPHRASE} to {MOST_PASSPHRASE}",
             remedy="take six or more words drawn at random",
         )
     private, public = folder / f"{key.name}.key", folder / f"{key.name}.pub"
@@ -203,13 +204,18 @@ def read_private_key(path: str | Path, passphrase: Passphrase | None = None) -> 
 
 
 def _loaded(block: bytes, where: object, passphrase: str | None) -> Any:
-    secret = passphrase.encode() if passphrase is not None and b"ENCRYPTED" in block else None
+    secret = _bytes(passphrase) if passphrase is not None and b"ENCRYPTED" in block else None
     try:
         return load_pem_private_key(block, secret)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         if secret is None:
             raise _not_private(where, "a damaged key") from error
         raise UsageError("the passphrase is wrong, or the key is damaged", where=where) from error
+
+
+def _bytes(passphrase: str) -> bytes:
+    # An environment variable may hold bytes that are not UTF-8.
+    return passphrase.encode("utf-8", "surrogateescape")
 
 
 def _not_public(where: object, found: str) -> UsageError:
