@@ -12,6 +12,7 @@ from fieldkit.cli.sizes import SIZE, spelt
 from fieldkit.errors import UsageError
 
 if TYPE_CHECKING:
+    from fieldkit.field.endurance import Conditions
     from fieldkit.field.learning import Outcome
 
 
@@ -56,7 +57,7 @@ if TYPE_CHECKING:
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the training.")
 @click.option("--steps", type=click.IntRange(min=1), help="Training steps.  [default: the recipe's own]")
 @options.opening
-@options.threads
+@options.conditions
 @options.as_json
 @options.quiet
 def learn(
@@ -72,7 +73,7 @@ def learn(
     anew: bool,
     seed: int,
     steps: int | None,
-    threads: int | None,
+    conditions: Conditions,
     as_json: bool,
     quiet: bool,
     **opening: Any,
@@ -85,7 +86,6 @@ def learn(
     as it has room for.  What was learnt once is not learnt again, so after a loss of power repeat the same command.
     """
     from fieldkit.field.continual import Options
-    from fieldkit.field.endurance import Conditions
     from fieldkit.field.learning import Request, keep
 
     if not (bundle or data or only_report or memory or output):
@@ -96,8 +96,8 @@ def learn(
         outcome = keep(
             state,
             Request(bundle, data, recipe, memory, output, opening),
-            Options(seed, steps, answers, choose, anew, threads),
-            Conditions(threads=threads, tell=lambda text: faces.print_note(text, quiet)),
+            Options(seed, steps, answers, choose, anew, conditions.threads),
+            conditions,
             lambda done, total, loss: progress(done, total, f"loss {loss:.4f}"),
         )
     if (bundle or data) and not outcome.learnt:
