@@ -134,7 +134,7 @@ def test_own_samples_of_another_size_are_refused_with_all_faults(run: Run, bundl
         (tmp_path / "large" / name).mkdir(parents=True)
         Image.fromarray(np.zeros((9, 9), np.uint8)).save(tmp_path / "large" / name / "a.png")
     done = run("learn", "a.state", "--data", "large")
-    assert (done.returncode, "(1, 9, 9); the model takes (1, 4, 4)" in done.stderr) == (7, True)
+    assert (done.returncode, "(1, 9, 9), the bundle's are (1, 4, 4)" in done.stderr) == (7, True)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])

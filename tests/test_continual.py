@@ -17,7 +17,6 @@ from fieldkit.bundle.samples import Samples
 from fieldkit.errors import DataError, IncompatibleBundle, ResourceError, UsageError
 from fieldkit.field.continual import Options, Report, with_limit
 from fieldkit.field.features import features, last_read
-from fieldkit.field.lessons import held_out
 from fieldkit.field.onnx_graph import read_graph
 from fieldkit.field.state import State, Task
 from fieldkit.field.training import Trainer
@@ -236,18 +235,13 @@ def test_nothing_learnt_has_no_model() -> None:
         export_state(first_state(tasks.bundle(0)))
 
 
-def test_held_out_samples_are_of_every_class_and_never_all_of_one() -> None:
-    targets = np.array([0] * 10 + [1] * 2 + [2] + [4] * 7)
-    samples = Samples(np.arange(20, dtype=np.uint8).reshape(20, 1, 1, 1), targets)
-    rest, out = held_out(samples, 5, seed=0)
-    assert out is not None
-    assert np.bincount(out.targets, minlength=5).tolist() == [2, 1, 0, 0, 1]
-    both = np.concatenate([np.asarray(rest.images[:]), out.images]).ravel()
-    assert sorted(both) == list(range(20))
-    assert held_out(samples, 5, seed=0)[1].images.tolist() == out.images.tolist()  # type: ignore[union-attr]
-    assert held_out(samples.take([0, 10]), 5, seed=0)[1] is None
-    many = Samples(np.zeros((3000, 1, 1, 1), np.uint8), np.arange(3000) % 3)
-    assert len(held_out(many, 3, seed=0)[1]) == 198  # type: ignore[arg-type]
+def test_what_measures_is_at_most_200_images_and_balanced() -> None:
+    state = after(0)
+    tested, untested = tasks.dataset(2, 20, test=300), tasks.dataset(2, 600, test=0)
+    for data in (tested, untested):
+        probe = learn(state, data, Options(steps=2)).tasks[-1].probe
+        assert probe is not None
+        assert np.bincount(probe.targets, minlength=4).tolist() == [0, 0, 100, 100]
 
 
 def test_without_a_test_split_a_part_of_the_own_samples_measures() -> None:

@@ -12,9 +12,10 @@ from fieldkit.bundle.contents import Bundle
 from fieldkit.bundle.pixels import Pixels
 from fieldkit.bundle.samples import Samples
 from fieldkit.bundle.weights import uniforms
-from fieldkit.errors import DataError, IncompatibleBundle
+from fieldkit.errors import IncompatibleBundle
 from fieldkit.field import exemplars
 from fieldkit.field.datasets import Dataset
+from fieldkit.field.local import join
 from fieldkit.field.memory import DISTILLED, OWN, Part
 from fieldkit.field.state import State, Task
 from fieldkit.tasks import classification
@@ -76,39 +77,17 @@ def from_data(state: State, dataset: Dataset, seed: int) -> Lesson:
     seed: draws which samples are held out.
     Raises DataError for images of another kind than the model takes, UsageError if there are not enough spare classes.
     """
-    faults = _data_faults(state, dataset)
-    if faults:
-        raise DataError(dataset.name, faults, remedy="give it images of the sensor that the bundle was made for")
+    share = min(HELD_OUT, MOST_HELD_OUT / max(len(dataset.train), 1))
+    local = join(dataset, state.manifest, state.manifest.classes, hold_out=share, seed=seed)
     digest = hashlib.sha256(json.dumps([dataset.train.digest(), *dataset.classes]).encode()).hexdigest()
-    state, slots = state.slots(dataset.classes, dataset.name)
-    train, probe = dataset.train, dataset.test
-    if probe is None:
-        train, probe = held_out(train, len(dataset.classes), seed)
-    elif len(probe) > MOST_HELD_OUT:
-        chosen = _spread(probe.targets, len(dataset.classes), MOST_HELD_OUT, seed)
-        probe = probe.take(chosen)
-    classes = slots[train.targets]
+    state, _ = state.slots(local.classes, dataset.name)
+    classes, probe = local.train.targets, local.held_out
+    if probe is not None:
+        probe = probe.take(_spread(probe.targets, state.width, MOST_HELD_OUT, seed))
     labels = np.eye(state.width, dtype=np.float32)[classes]
     shown = tuple(int(slot) for slot in np.unique(classes))
-    if probe is not None:
-        probe = Samples(np.asarray(probe.images[:]), slots[probe.targets])
-    return Lesson(Task(OWN, dataset.name, digest, 0, shown, probe), state, Samples(train.images, labels), classes)
-
-
-def held_out(samples: Samples, class_count: int, seed: int) -> tuple[Samples, Samples | None]:
-    """Samples to learn, and those that only measure: of each class a fifth, at most 200 in all.
-
-    A class of one sample gives none; None if no class gives any.
-    """
-    share = min(HELD_OUT, MOST_HELD_OUT / max(len(samples), 1))
-    groups = classification.group(samples.targets, class_count)
-    wanted = [min(max(int(share * len(group)), 1), len(group) - 1) if len(group) else 0 for group in groups]
-    mixed = [group[np.argsort(uniforms(seed, SPLITS + index, len(group)))] for index, group in enumerate(groups)]
-    out = np.sort(np.concatenate([each[:count] for each, count in zip(mixed, wanted, strict=True)]))
-    if not len(out):
-        return samples, None
-    rest = np.setdiff1d(np.arange(len(samples)), out)
-    return samples.part(rest), samples.take(out)
+    task = Task(OWN, dataset.name, digest, 0, shown, probe)
+    return Lesson(task, state, Samples(local.train.images, labels), classes)
 
 
 def exemplar_part(lesson: Lesson, features: np.ndarray, choice: str, seed: int) -> Part:
@@ -150,7 +129,7 @@ def _places(classes: np.ndarray) -> np.ndarray:
 
 
 def _spread(targets: np.ndarray, class_count: int, count: int, seed: int) -> np.ndarray:
-    """Positions of ``count`` samples, as many of each class as can be: int64, ascending."""
+    """Positions of ``count`` samples at most, as many of each class as can be: int64, ascending."""
     keys = uniforms(seed, SPLITS, len(targets))
     turns = np.empty(len(targets))
     for group in classification.group(targets, class_count):
@@ -171,15 +150,4 @@ def _bundle_faults(state: State, bundle: Bundle) -> list[str]:
         found, expected = getattr(other.radiometry, name), getattr(known.radiometry, name)
         if found != expected:
             faults.append(f"its {name} are {found}; the state's {expected}")
-    return faults
-
-
-def _data_faults(state: State, dataset: Dataset) -> list[str]:
-    """Why the state's model cannot learn from images of a data set, one sentence each."""
-    radiometry, shape, faults = state.manifest.radiometry, state.manifest.input_shape, []
-    images = dataset.train.images
-    if images.shape[1:] != shape:
-        faults.append(f"images have shape {images.shape[1:]}; the model takes {shape} (bands, height, width)")
-    if images.dtype.name != radiometry.dtype:
-        faults.append(f"pixels are {images.dtype.name}; the model takes {radiometry.dtype}")
     return faults
