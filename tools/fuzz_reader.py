@@ -113,8 +113,9 @@ class Mutations:
             "reader 2": self._payload,
             "document": partial(self._parts, mutations.mutate_document),
             "shape": partial(self._parts, mutations.mutate_shape),
-            "program": self._program,
         }
+        if self.programs:
+            self.kinds["program"] = self._program
 
     def __iter__(self) -> Iterator[Case]:
         """Without end: one of each kind in turn."""

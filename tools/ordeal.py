@@ -68,7 +68,8 @@ def _suffer(work: Callable[[], object], writing: int, seconds: int, mebibytes: i
     pages = int(Path("/proc/self/statm").read_text("ascii").split()[0])
     room = pages * resource.getpagesize() + mebibytes * 2**20
     for what, limit in ((resource.RLIMIT_AS, room), (resource.RLIMIT_CPU, seconds), (resource.RLIMIT_CORE, 0)):
-        resource.setrlimit(what, (limit, limit))
+        # The signal of a soft limit says which it was; that of a hard one could be anybody's.
+        resource.setrlimit(what, (limit, limit + 1))
     try:
         work()
         told = (ACCEPTED, 0, "")

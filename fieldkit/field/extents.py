@@ -66,11 +66,11 @@ class _Extents:
                 raise _refused(f"size of {what}", f"{found} values", f"at most {most}")
 
 
-def check_extents(program: bytes, where: str) -> None:
-    """Raise ProgramError if a tensor of a program, which ``check_program`` has passed, becomes too large.
+def check_extents(program: bytes, where: str) -> dict[str, Shape]:
+    """The shape of every tensor of a program that ``check_program`` has passed.
 
-    Also where a node reads what no node before it makes, as in a graph with a cycle, where shapes contradict each
-    other, and where they depend on values.
+    Raises ProgramError where one becomes too large; also where a node reads what no node before it makes, as in a graph
+    with a cycle, where shapes contradict each other, and where they depend on values.
     """
     extents = _Extents()
     nodes: list[Node] = []
@@ -82,6 +82,7 @@ def check_extents(program: bytes, where: str) -> None:
             _note_node(extents, node)
     except ProgramError as error:
         raise onnx_format.placed(error, where) from None
+    return extents.shapes
 
 
 def _nodes(graph: memoryview, extents: _Extents) -> Iterator[Node]:
