@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
+import click
 import device
 import pytest
 
 from fieldkit.bundle.seal import open_seal
+from fieldkit.cli import main
 
 
 @pytest.fixture
@@ -32,6 +35,30 @@ def fieldkit(run, tmp_path: Path):
         return done.returncode, done.stdout, done.stderr
 
     return called
+
+
+PACKAGE = Path(__file__).parents[1] / "fieldkit"
+# Who may parse bytes that did not come through the door: the door, the child process behind it, and a device's
+# measurement of itself, which reads a bundle of the package.
+PARSERS = {"admission.py", "inspection.py", "benchmark.py"}
+
+
+def test_every_command_opens_bundles_through_the_door() -> None:
+    for folder in ("cli", "field"):
+        for path in (PACKAGE / folder).rglob("*.py"):
+            named = re.search(r"\b(read_bundle|parse_bundle|parse_file)\b", path.read_text(encoding="utf-8"))
+            assert named is None or path.name in PARSERS, path
+
+
+def test_every_command_that_opens_a_bundle_takes_the_same_options() -> None:
+    found = {}
+    for name in main.COMMANDS:
+        command = main.fieldkit.get_command(click.Context(main.fieldkit), name)
+        names = {each.name for each in command.params}
+        if names & {"bundle", "bundles"}:
+            found[name] = {"allow_unsigned", "key"} <= names
+    assert {"train", "inspect", "decrypt"} <= set(found)
+    assert {name for name, takes in found.items() if not takes} == {"sign", "verify", "encrypt"}
 
 
 def document(answer: tuple[int, str, str]) -> dict[str, object]:
