@@ -18,6 +18,7 @@ from test_distil import problem
 from fieldkit.bundle.recipe import Augmentation
 from fieldkit.errors import UsageError
 from fieldkit.hq.augmentation import augment
+from fieldkit.hq.compiler.optimisers import AdamW
 from fieldkit.hq.distil import start
 from fieldkit.hq.distil.experts import Lessons, train_expert
 from fieldkit.hq.distil.problem import Snapshot
@@ -169,6 +170,8 @@ def test_the_schedule_takes_the_learned_rate() -> None:
     assert made.snapshot().schedule == replace(problem().schedule, rate=0.3)
     made.step(0.0)
     assert made.snapshot().schedule.rate != 0.3
+    # A rate for plain SGD is none for AdamW.
+    assert TrajectoryMatching(replace(problem(), optimiser=AdamW()), Settings(**TINY)).snapshot().schedule is None
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from fieldkit.hq.augmentation import augment
 from fieldkit.hq.distil.descent import descend
-from fieldkit.hq.distil.distilled import DistilledSet
+from fieldkit.hq.distil.distilled import DistilledSet, Moves
 from fieldkit.hq.distil.distribution import matching_loss
 from fieldkit.hq.distil.pool import Pool
 from fieldkit.hq.distil.problem import Problem, Snapshot
@@ -50,9 +50,8 @@ class Beside:
         self.union = replace(problem, class_count=self.known + problem.class_count)
         self.old_labels = functional.pad(earlier.labels, (0, problem.class_count))
         rng = problem.rng(0)
-        self.distilled = DistilledSet(
-            problem, rng, start="centres", contrast=0.1, rate=0.03, label_rate=0.02, sharpness=3.0
-        )
+        moves = Moves(start="centres", contrast=0.1, rate=0.03, label_rate=0.02, sharpness=3.0)
+        self.distilled = DistilledSet(problem, rng, moves)
         self.pool = Pool(self.union, POOL, rng)
         self.iteration = 0
 

@@ -27,7 +27,7 @@ from fieldkit.bundle.recipe import Schedule
 from fieldkit.errors import UsageError
 from fieldkit.hq.compiler.optimisers import AdamW
 from fieldkit.hq.distil.descent import Training, descend, real_loss
-from fieldkit.hq.distil.distilled import DistilledSet
+from fieldkit.hq.distil.distilled import DistilledSet, Moves
 from fieldkit.hq.distil.problem import Problem, Snapshot, State
 
 INNER = ("adam", "device")
@@ -72,9 +72,7 @@ class Bptt:
         self.settings = settings
         self.inner = inner_problem(problem, settings)
         self.iteration = 0
-        self.distilled = DistilledSet(
-            problem,
-            problem.rng(0),
+        moves = Moves(
             start="centres",
             contrast=settings.contrast,
             rate=settings.rate,
@@ -82,6 +80,7 @@ class Bptt:
             sharpness=settings.sharpness,
             clip=True,
         )
+        self.distilled = DistilledSet(problem, problem.rng(0), moves)
 
     def step(self, done: float) -> float:
         """Train a fresh network to a random place, unroll the window, and move what is distilled."""

@@ -26,7 +26,7 @@ from torch.nn import functional
 from fieldkit.bundle.recipe import Augmentation
 from fieldkit.errors import UsageError
 from fieldkit.hq.distil.archive import Archive
-from fieldkit.hq.distil.distilled import DistilledSet
+from fieldkit.hq.distil.distilled import DistilledSet, matching
 from fieldkit.hq.distil.experts import Lessons
 from fieldkit.hq.distil.movement import Movement
 from fieldkit.hq.distil.problem import Problem, Snapshot, State, Weights
@@ -77,7 +77,7 @@ class CharacteristicMatching:
         self.settings = settings
         self.iteration = 0
         rng = problem.rng(0)
-        self.distilled = DistilledSet(problem, rng, start="real", rate=settings.rate, betas=(0.5, 0.99))
+        self.distilled = DistilledSet(problem, rng, matching(settings.rate))
         lessons = Lessons(epochs=settings.epochs, most=settings.lesson)
         self.archive = Archive(problem, lessons, settings.experts, trajectories=True)
         outputs = _feature_count(problem)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,6 +15,31 @@ from fieldkit.hq.distil.movement import Movement
 from fieldkit.hq.distil.problem import Problem, Snapshot, State
 
 Decode = Callable[[torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Moves:
+    """How a distilled set begins, and how it moves.
+
+    start: one of ``images.STARTS``, unless the problem names another.  contrast: of the noise on first pixels.
+    rate: Adam's step size for normalised pixels or latents.  label_rate: for label logits, which begin with
+    ``sharpness`` for an image's own class and 0 for the others; without sharpness, or where the problem wants them
+    so, labels are hard.
+    betas: Adam's.  clip: cut gradients that are longer than usual (``Movement``).
+    """
+
+    start: str = "real"
+    contrast: float = 0.0
+    rate: float = 0.02
+    label_rate: float = 0.0
+    sharpness: float | None = None
+    betas: tuple[float, float] = (0.9, 0.99)
+    clip: bool = False
+
+
+def matching(rate: float) -> Moves:
+    """Of methods that match real images: starts are real samples, labels are hard."""
+    return Moves(rate=rate, betas=(0.5, 0.99))
 
 
 class DistilledSet:
@@ -28,35 +54,28 @@ class DistilledSet:
         self,
         problem: Problem,
         rng: np.random.Generator,
+        moves: Moves,
         *,
-        start: str = "real",
         latents: tuple[torch.Tensor, Decode] | None = None,
-        contrast: float = 0.0,
-        rate: float = 0.02,
-        label_rate: float = 0.0,
-        sharpness: float | None = None,
-        betas: tuple[float, float] = (0.9, 0.99),
         more: Sequence[tuple[torch.Tensor, float]] = (),
-        clip: bool = False,
     ) -> None:
-        """start: one of ``images.STARTS``, unless the problem names another.  contrast: of the noise on first pixels.
+        """latents: what moves in place of pixels, and what makes pixels of it, differentiably.
 
-        latents: what moves in place of pixels, and what makes pixels of it, differentiably.
-        rate: Adam's step size for normalised pixels or latents.  label_rate: for label logits, which begin with
-        ``sharpness`` for an image's own class and 0 for the others; without sharpness, or where the problem wants them
-        so, labels are hard.
         more: other tensors that are learnt, each with its step size.  All step sizes fall along a half cosine over the
-        budget.  clip: cut gradients that are longer than usual (``Movement``).
+        budget.
         """
         self.problem = problem
-        first, self._decode = latents or (first_pixels(problem, problem.start or start, contrast, rng), _unchanged)
+        start = problem.start or moves.start
+        first, self._decode = latents or (first_pixels(problem, start, moves.contrast, rng), _unchanged)
         self.pixels = first.requires_grad_(True)
         self._own = functional.one_hot(torch.from_numpy(problem.targets), problem.class_count).float()
         self._own = self._own.to(problem.device)
-        wanted = None if sharpness is None or problem.labels == "hard" else self._own * sharpness
+        sharpness = None if problem.labels == "hard" else moves.sharpness
+        wanted = None if sharpness is None else self._own * sharpness
         self.logits = None if wanted is None else wanted.requires_grad_(True)
-        moved = [(self.pixels, rate), *([] if self.logits is None else [(self.logits, label_rate)]), *more]
-        self._movement = Movement(problem.workers, moved, betas=betas, clip=clip)
+        labels = [] if self.logits is None else [(self.logits, moves.label_rate)]
+        moved = [(self.pixels, moves.rate), *labels, *more]
+        self._movement = Movement(problem.workers, moved, betas=moves.betas, clip=moves.clip)
 
     def seen(self) -> torch.Tensor:
         """Pixels as a device will have them, rounded and of the input's size; differentiable."""

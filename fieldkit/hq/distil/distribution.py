@@ -24,7 +24,7 @@ from torch.nn import functional
 
 from fieldkit.bundle.recipe import Augmentation
 from fieldkit.errors import UsageError
-from fieldkit.hq.distil.distilled import DistilledSet
+from fieldkit.hq.distil.distilled import DistilledSet, matching
 from fieldkit.hq.distil.problem import Problem, Snapshot, State, Weights
 from fieldkit.hq.distil.queue import Queue
 from fieldkit.hq.distil.siamese import SIAMESE, Share, augmented, features, nothing, own_share, real_features
@@ -69,7 +69,7 @@ class DistributionMatching:
         self.problem = problem
         self.settings = settings
         self.iteration = 0
-        self.distilled = DistilledSet(problem, problem.rng(0), start="real", rate=settings.rate, betas=(0.5, 0.99))
+        self.distilled = DistilledSet(problem, problem.rng(0), matching(settings.rate))
         self.queue = None if settings.queue is None else Queue(problem, settings.queue, settings.lesson)
 
     def step(self, done: float) -> float:

@@ -23,7 +23,7 @@ import torch
 from fieldkit.bundle.recipe import Augmentation
 from fieldkit.errors import Diverged, UsageError
 from fieldkit.hq.distil import siamese
-from fieldkit.hq.distil.distilled import DistilledSet
+from fieldkit.hq.distil.distilled import DistilledSet, Moves
 from fieldkit.hq.distil.distribution import matched
 from fieldkit.hq.distil.images import centres, first_pixels
 from fieldkit.hq.distil.movement import Movement
@@ -209,8 +209,8 @@ class Generative:
             return follow(self.flow, latents, classes, tuple(guides), begin=begin, steps=settings.steps)
 
     def _set(self, latents: torch.Tensor) -> DistilledSet:
-        rate = self.settings.latent_rate
-        return DistilledSet(self.problem, self.problem.rng(0), latents=(latents, self._pixels), rate=rate)
+        moves = Moves(rate=self.settings.latent_rate)
+        return DistilledSet(self.problem, self.problem.rng(0), moves, latents=(latents, self._pixels))
 
     def _pixels(self, latents: torch.Tensor) -> torch.Tensor:
         return self.problem.reduced(self.coder.decode(latents))

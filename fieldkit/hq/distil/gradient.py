@@ -29,7 +29,7 @@ from torch.nn import functional
 
 from fieldkit.bundle.recipe import Augmentation
 from fieldkit.hq.distil.descent import Training, descend
-from fieldkit.hq.distil.distilled import DistilledSet
+from fieldkit.hq.distil.distilled import DistilledSet, matching
 from fieldkit.hq.distil.problem import Problem, Snapshot, State, Weights
 from fieldkit.hq.distil.siamese import SIAMESE, augmented, nothing, own_share, portion
 from fieldkit.hq.models.laws import carried_buffers
@@ -66,7 +66,7 @@ class GradientMatching:
         self.comparisons = 0
         self.outer = settings.outer or min(problem.ipc, MOST_OUTER)
         rng = problem.rng(0)
-        self.distilled = DistilledSet(problem, rng, start="real", rate=settings.rate, betas=(0.5, 0.99))
+        self.distilled = DistilledSet(problem, rng, matching(settings.rate))
         self.training = Training.begin(problem, int(rng.integers(1 << 62)))
 
     def step(self, done: float) -> float:

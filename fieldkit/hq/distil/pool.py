@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from fieldkit.hq.distil.descent import Training
+from fieldkit.hq.distil.distilled import DistilledSet
 from fieldkit.hq.distil.problem import Problem, State
 
 
@@ -38,6 +39,30 @@ class Pool:
     def restore(self, state: State) -> None:
         self.ends = list(state["ends"])
         self.trainings = [Training.restored(each, self._problem.device) for each in state["trainings"]]
+
+
+class Pooled:
+    """What methods share whose networks are the trainings of a pool, one after the other."""
+
+    def __init__(self, problem: Problem, distilled: DistilledSet, pool: Pool) -> None:
+        self.problem = problem
+        self.distilled = distilled
+        self.pool = pool
+        self.iteration = 0
+
+    def turn(self) -> tuple[np.random.Generator, int, Training]:
+        """Begin the next iteration: its randomness, and the slot and the training whose turn it is."""
+        self.iteration += 1
+        slot = self.iteration % len(self.pool)
+        return self.problem.rng(self.iteration), slot, self.pool.trainings[slot]
+
+    def state(self) -> State:
+        return {"iteration": self.iteration, "distilled": self.distilled.state(), "pool": self.pool.state()}
+
+    def restore(self, state: State) -> None:
+        self.iteration = state["iteration"]
+        self.distilled.restore(state["distilled"])
+        self.pool.restore(state["pool"])
 
 
 def _seed(rng: np.random.Generator) -> int:

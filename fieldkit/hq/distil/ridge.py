@@ -21,9 +21,9 @@ from torch.nn import functional
 
 from fieldkit.errors import UsageError
 from fieldkit.hq.distil.descent import descend
-from fieldkit.hq.distil.distilled import DistilledSet
-from fieldkit.hq.distil.pool import Pool
-from fieldkit.hq.distil.problem import Problem, Snapshot, State
+from fieldkit.hq.distil.distilled import DistilledSet, Moves
+from fieldkit.hq.distil.pool import Pool, Pooled
+from fieldkit.hq.distil.problem import Problem, Snapshot
 from fieldkit.hq.distil.siamese import nothing
 
 
@@ -50,32 +50,26 @@ class Settings:
             raise UsageError("too small", where="ridge ridge", found=self.ridge, expected="more than 0")
 
 
-class Ridge:
+class Ridge(Pooled):
     """Images start as the classes' k-means centres with noise, so that no single real image is copied."""
 
     def __init__(self, problem: Problem, settings: Settings = Settings()) -> None:
-        self.problem = problem
         self.settings = settings
-        self.iteration = 0
         rng = problem.rng(0)
-        self.distilled = DistilledSet(
-            problem,
-            rng,
+        moves = Moves(
             start="centres",
             contrast=settings.contrast,
             rate=settings.rate,
             label_rate=settings.label_rate,
             sharpness=settings.sharpness,
         )
-        self.pool = Pool(problem, settings.pool, rng)
+        distilled = DistilledSet(problem, rng, moves)
+        super().__init__(problem, distilled, Pool(problem, settings.pool, rng))
 
     def step(self, done: float) -> float:
         """Regress on the features of one network, move what is distilled, and let the network train one step on."""
-        self.iteration += 1
         problem = self.problem
-        rng = problem.rng(self.iteration)
-        slot = self.iteration % len(self.pool)
-        training = self.pool.trainings[slot]
+        rng, slot, training = self.turn()
         weights = {name: value.detach() for name, value in training.weights.items()}
         positions = problem.workers.mine(rng.integers(len(problem.real), size=self.settings.real))
         with torch.no_grad():
@@ -92,18 +86,6 @@ class Ridge:
 
     def snapshot(self) -> Snapshot:
         return self.distilled.snapshot()
-
-    def state(self) -> State:
-        return {
-            "iteration": self.iteration,
-            "distilled": self.distilled.state(),
-            "pool": self.pool.state(),
-        }
-
-    def restore(self, state: State) -> None:
-        self.iteration = state["iteration"]
-        self.distilled.restore(state["distilled"])
-        self.pool.restore(state["pool"])
 
 
 def regression_loss(

@@ -28,8 +28,9 @@ import numpy as np
 import torch
 
 from fieldkit.errors import UsageError
+from fieldkit.hq.compiler.optimisers import Sgd
 from fieldkit.hq.distil.archive import Archive
-from fieldkit.hq.distil.distilled import DistilledSet
+from fieldkit.hq.distil.distilled import DistilledSet, Moves
 from fieldkit.hq.distil.experts import Lessons
 from fieldkit.hq.distil.problem import Problem, Snapshot, State
 from fieldkit.hq.distil.student import Slope, Student, lessons, slope
@@ -114,12 +115,8 @@ class TrajectoryMatching:
         self.distilled = DistilledSet(
             problem,
             problem.rng(0),
-            start="real",
-            rate=settings.rate,
-            label_rate=settings.label_rate,
-            sharpness=settings.sharpness,
+            Moves(rate=settings.rate, label_rate=settings.label_rate, sharpness=settings.sharpness, clip=True),
             more=[(self.log_rate, settings.rate_rate)],
-            clip=True,
         )
 
     def step(self, done: float) -> float:
@@ -142,7 +139,9 @@ class TrajectoryMatching:
         return self.problem.workers.total(losses)
 
     def snapshot(self) -> Snapshot:
-        """The set, whose schedule has the student's learned rate as its highest."""
+        """The set; its schedule has the student's learned rate as its highest, if a device trains by SGD as well."""
+        if not isinstance(self.problem.optimiser, Sgd):
+            return self.distilled.snapshot()
         rate = float(f"{float(self.log_rate.detach().exp()):.4g}")
         return self.distilled.snapshot(replace(self.problem.schedule, rate=rate))
 

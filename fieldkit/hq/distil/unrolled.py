@@ -26,9 +26,9 @@ import torch
 
 from fieldkit.errors import UsageError
 from fieldkit.hq.distil.descent import Training, descend, real_loss
-from fieldkit.hq.distil.distilled import DistilledSet
-from fieldkit.hq.distil.pool import Pool
-from fieldkit.hq.distil.problem import Problem, Snapshot, State, Weights
+from fieldkit.hq.distil.distilled import DistilledSet, Moves
+from fieldkit.hq.distil.pool import Pool, Pooled
+from fieldkit.hq.distil.problem import Problem, Snapshot, Weights
 
 WHOLE_RATE = 0.025
 
@@ -65,13 +65,11 @@ class Settings:
             )
 
 
-class Unrolled:
+class Unrolled(Pooled):
     """Images start as the classes' k-means centres with noise, so that no single real image is copied."""
 
     def __init__(self, problem: Problem, settings: Settings = Settings()) -> None:
-        self.problem = problem
         self.settings = settings
-        self.iteration = 0
         steps = problem.schedule.steps
         rng = problem.rng(0)
         rates = torch.tensor([problem.schedule.learning_rate(step) for step in range(steps)], device=problem.device)
@@ -80,25 +78,20 @@ class Unrolled:
         self.whole = steps <= settings.window
         chosen = settings.schedule_rate
         self.schedule_rate = (WHOLE_RATE if self.whole else 0.0) if chosen is None else chosen
-        self.distilled = DistilledSet(
-            problem,
-            rng,
+        moves = Moves(
             start="centres",
             contrast=settings.contrast,
             rate=settings.rate,
             label_rate=settings.rate,
             sharpness=settings.sharpness,
-            more=[(self.rates, self.schedule_rate)],
             clip=True,
         )
-        self.pool = Pool(problem, 1 if self.whole else settings.pool, rng)
+        distilled = DistilledSet(problem, rng, moves, more=[(self.rates, self.schedule_rate)])
+        super().__init__(problem, distilled, Pool(problem, 1 if self.whole else settings.pool, rng))
 
     def step(self, done: float) -> float:
         """Unroll one window, score the network it ends with on real images, and move what is distilled."""
-        self.iteration += 1
-        rng = self.problem.rng(self.iteration)
-        slot = self.iteration % len(self.pool)
-        training = self.pool.trainings[slot]
+        rng, slot, training = self.turn()
         stop = min(training.step + self.settings.window, self.pool.ends[slot])
         reached = self._unroll(training, stop, rng)
         positions = self.problem.workers.mine(rng.integers(len(self.problem.real), size=self.settings.real))
@@ -116,18 +109,6 @@ class Unrolled:
         rates = tuple(float(f"{float(rate):.5g}") for rate in self.rates.detach().exp())
         schedule = replace(self.problem.schedule, kind="listed", rate=0.0, warmup=0, rates=rates)
         return self.distilled.snapshot(schedule)
-
-    def state(self) -> State:
-        return {
-            "iteration": self.iteration,
-            "distilled": self.distilled.state(),
-            "pool": self.pool.state(),
-        }
-
-    def restore(self, state: State) -> None:
-        self.iteration = state["iteration"]
-        self.distilled.restore(state["distilled"])
-        self.pool.restore(state["pool"])
 
     def _unroll(self, training: Training, stop: int, rng: np.random.Generator) -> Training:
         """The training after step ``stop``, as a differentiable function of pixels, labels and learning rates."""
