@@ -137,6 +137,19 @@ def test_a_state_that_remembers_the_images(there: Device) -> None:
     assert finds(there.root) == ["open.state", "plain.h5"]
 
 
+def test_every_other_command_leaves_nothing_to_see(there: Device) -> None:
+    own = handmade.images(12, SHAPE, seed=5)
+    np.savez(there.work / "own.npz", x_train=own.images[:, 0], y_train=own.targets, classes=BUNDLE.manifest.classes)
+    there.run("train b.sealed -o m.onnx --steps 5")
+    there.run("adapt m.onnx b.sealed --data own.npz --steps 5 -o a.onnx")
+    there.run("export m.onnx --bundle b.sealed --fp16 --max-drop 100 -o small.onnx")
+    there.run("bench b.sealed --seconds 0.2")
+    there.run("inspect b.sealed")
+    there.run("verify b.sealed")
+    assert {"a.onnx", "small.onnx"} <= {path.name for path in there.work.iterdir()}
+    assert finds(there.root) == []
+
+
 def test_decrypting_to_a_file_is_seen(there: Device) -> None:
     there.run("decrypt b.sealed -o out.h5")
     assert finds(there.root) == ["out.h5"]
