@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +14,8 @@ from typing import Any
 import pytest
 from conftest import Run
 from hostile import all_cases
+
+from fieldkit.bundle.hdf5 import h5z
 
 CASES = all_cases()
 TOOL = Path(__file__).parents[1] / "tools" / "fuzz_reader.py"
@@ -61,3 +65,13 @@ def test_inspect_says_so_with_exit_code_four(name: str, run: Run, tmp_path: Path
 
 def test_the_bomb_is_as_small_as_it_is_called() -> None:
     assert len(CASES["04 68 GB in a kilobyte"].data) < 4096 + 2048
+
+
+@pytest.mark.parametrize(("door", "loaded"), [("import h5py", True), ("import fieldkit.bundle.hdf5", False)])
+def test_hdf5_never_looks_for_plugins(door: str, loaded: bool, tmp_path: Path) -> None:
+    # Any library will do: HDF5 loads each of the folder to ask whether it is the filter that it wants.
+    shutil.copy(h5z.__file__, tmp_path / "libplanted.so")
+    code = f"{door}; from h5py import h5z; assert not h5z.filter_avail(31999)"
+    told = os.environ | {"HDF5_PLUGIN_PATH": str(tmp_path), "LD_DEBUG": "files"}
+    done = subprocess.run([sys.executable, "-c", code], env=told, capture_output=True, timeout=120, check=True)
+    assert (b"libplanted.so" in done.stderr) == loaded
