@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     help="Points of accuracy that the copy may cost at most; else it is refused.",
 )
 @options.opening
+@options.provider
 @options.threads
 @options.as_json
 @options.quiet
