@@ -60,6 +60,8 @@ _FAILURES: tuple[type[Exception], ...] = (
     *(getattr(native, name) for name in _NAMES if hasattr(native, name)),
     # Its messages quote the program, which may hold anything.
     UnicodeDecodeError,
+    # What a step with bound tensors fails with, for want of memory for one.
+    RuntimeError,
 )
 _OUT_OF_MEMORY = ("bad_alloc", "bad allocation", "failed to allocate memory", "cannot allocate memory")
 
