@@ -4,7 +4,7 @@ The public API of the field side, on one page::
 
     import fieldkit
 
-    bundle = fieldkit.read_bundle("mnist-10.h5")
+    bundle = fieldkit.open_bundle("mnist-10.h5").bundle
     trained = fieldkit.train(bundle, seed=0)
     fieldkit.save_model("model.onnx", trained, bundle)
     probabilities = fieldkit.Predictor.open("model.onnx").predict(images)
@@ -29,13 +29,17 @@ if TYPE_CHECKING:
     from fieldkit.bundle.samples import Samples as Samples
     from fieldkit.errors import FieldkitError as FieldkitError
     from fieldkit.field.admission import open_bundle as open_bundle
+    from fieldkit.field.answers import Asking as Asking
+    from fieldkit.field.answers import predict_files as predict_files
     from fieldkit.field.compression import compress as compress
+    from fieldkit.field.confidence import calibrate as calibrate
     from fieldkit.field.continual import export_state as export_state
     from fieldkit.field.continual import first_state as first_state
     from fieldkit.field.continual import learn as learn
     from fieldkit.field.continual import report_state as report_state
     from fieldkit.field.exporting import export as export
     from fieldkit.field.exporting import save_model as save_model
+    from fieldkit.field.finding import find_images as find_images
     from fieldkit.field.imagery import read_image as read_image
     from fieldkit.field.prediction import Predictor as Predictor
     from fieldkit.field.ranking import Limits as Limits
@@ -51,10 +55,12 @@ if TYPE_CHECKING:
     from fieldkit.field.training import train as train
     from fieldkit.field.trust import TrustStore as TrustStore
     from fieldkit.field.verification import verify_bundle as verify_bundle
+    from fieldkit.field.watching import watch as watch
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Asking": "fieldkit.field.answers",
     "Bundle": "fieldkit.bundle.contents",
     "Choice": "fieldkit.field.selection",
     "FieldkitError": "fieldkit.errors",
@@ -66,15 +72,18 @@ _HOMES = {
     "Trained": "fieldkit.field.training",
     "Trainer": "fieldkit.field.training",
     "TrustStore": "fieldkit.field.trust",
+    "calibrate": "fieldkit.field.confidence",
     "compress": "fieldkit.field.compression",
     "decrypt_bundle": "fieldkit.field.sealing",
     "encrypt_bundle": "fieldkit.field.sealing",
     "export": "fieldkit.field.exporting",
     "export_state": "fieldkit.field.continual",
+    "find_images": "fieldkit.field.finding",
     "first_state": "fieldkit.field.continual",
     "learn": "fieldkit.field.continual",
     "open_bundle": "fieldkit.field.admission",
     "parse_bundle": "fieldkit.bundle.reader",
+    "predict_files": "fieldkit.field.answers",
     "read_bundle": "fieldkit.bundle.reader",
     "read_image": "fieldkit.field.imagery",
     "read_private_key": "fieldkit.bundle.keys",
@@ -86,6 +95,7 @@ _HOMES = {
     "sign_bundle": "fieldkit.field.sealing",
     "train": "fieldkit.field.training",
     "verify_bundle": "fieldkit.field.verification",
+    "watch": "fieldkit.field.watching",
     "write_key_pair": "fieldkit.bundle.keys",
     "write_state": "fieldkit.field.state",
 }
