@@ -29,7 +29,9 @@ def bench() -> ModuleType:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(TOOL.parent)
+        spec.loader.exec_module(module)
     return module
 
 
@@ -53,7 +55,7 @@ def test_published_figures_stand_beside_what_they_compare_with(bench: ModuleType
 
 
 def test_every_published_figure_is_cited(bench: ModuleType) -> None:
-    for figures in bench.PUBLISHED.values():
+    for figures in sys.modules["published"].PUBLISHED.values():
         assert figures.keys() == {bench.DISTILLED, bench.WHOLE, *bench.FLOORS}
         assert figures[bench.DISTILLED].keys() <= bench.PAPERS.keys()
 

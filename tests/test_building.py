@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ from fieldkit.hq.compiler.updates import Regularisation
 from fieldkit.hq.distil import METHODS
 from fieldkit.hq.distil.driver import Budget
 from fieldkit.hq.evidence.accuracy import FieldScores, expectation
-from fieldkit.hq.evidence.card import note_disagreement
+from fieldkit.hq.evidence.card import REPORT_SEEDS, note_disagreement
 from fieldkit.hq.sources import load
 from fieldkit.hq.spec import RecipeSpec, Spec
 
@@ -250,6 +251,22 @@ def test_memory_that_is_not_there_is_a_resource_error(spec: Spec, tmp_path: Path
 def test_a_set_without_numbers_is_divergence(spec: Spec, tmp_path: Path) -> None:
     with pytest.raises(Diverged, match="every training diverged"):
         build(replace(spec, method="distribution", settings={"rate": 1e38}), tmp_path / "bars.h5")
+
+
+def test_a_recipe_on_which_devices_diverge_is_told_to_its_builder(
+    spec: Spec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def accuracies(self: FieldScores, bundle: object, recipe: str, seeds: Sequence[int], sets: object) -> object:
+        if tuple(seeds) == REPORT_SEEDS:
+            raise Diverged("the training diverged", where="recipe convnet", remedy="the bundle is at fault")
+        return measure(self, bundle, recipe, seeds, sets)
+
+    measure = FieldScores.accuracies
+    monkeypatch.setattr(FieldScores, "accuracies", accuracies)
+    with pytest.raises(Diverged, match=r"recipe convnet.*no bundle is written.*\n.*smaller rate") as caught:
+        build(spec, tmp_path / "hot.h5")
+    assert "at fault" not in str(caught.value)
+    assert not (tmp_path / "hot.h5").exists()
 
 
 def test_a_field_engine_that_disagrees_with_torch_is_told() -> None:

@@ -12,6 +12,7 @@ from fieldkit.bundle.contents import Bundle
 from fieldkit.bundle.enlarging import enlarge
 from fieldkit.bundle.manifest import Expectation
 from fieldkit.bundle.samples import Samples
+from fieldkit.errors import Diverged
 from fieldkit.hq.compiler import Compiled
 from fieldkit.hq.compiler.updates import Update
 from fieldkit.hq.distil.driver import Outcome
@@ -32,12 +33,25 @@ def measured(bundle: Bundle, splits: Splits, scores: FieldScores) -> Bundle:
     sets = {"held-out": splits.held_out} | ({"probe": splits.probe} if splits.probe is not None else {})
     expectations: dict[str, dict[str, Expectation]] = {}
     for name in bundle.recipes:
-        found = scores.accuracies(bundle, name, REPORT_SEEDS, list(sets.values()))
+        found = _reported(bundle, name, scores, list(sets.values()))
         expectations[name] = {
             split_name: expectation(accuracies, len(samples))
             for (split_name, samples), accuracies in zip(sets.items(), found, strict=True)
         }
     return replace(bundle, manifest=replace(bundle.manifest, expectations=expectations))
+
+
+def _reported(bundle: Bundle, name: str, scores: FieldScores, sets: Sequence[Samples]) -> list[list[float]]:
+    try:
+        return scores.accuracies(bundle, name, REPORT_SEEDS, sets)
+    except Diverged as error:
+        raise Diverged(
+            "a device's training on the best set diverges, so no bundle is written",
+            where=error.where,
+            found=error.found,
+            expected=f"{len(REPORT_SEEDS)} trainings that end",
+            remedy="build with a smaller rate (--schedule), fewer --steps or another --optimiser",
+        ) from error
 
 
 def unrounded(spec: Spec, bundle: Bundle, problem: Problem, best: Snapshot, held_out: Samples) -> list[float]:
