@@ -31,17 +31,23 @@ if TYPE_CHECKING:
     from fieldkit.field.admission import open_bundle as open_bundle
     from fieldkit.field.answers import Asking as Asking
     from fieldkit.field.answers import predict_files as predict_files
+    from fieldkit.field.benchmark import bench as bench
     from fieldkit.field.compression import compress as compress
+    from fieldkit.field.conditions import Conditions as Conditions
     from fieldkit.field.confidence import calibrate as calibrate
     from fieldkit.field.continual import export_state as export_state
     from fieldkit.field.continual import first_state as first_state
     from fieldkit.field.continual import learn as learn
     from fieldkit.field.continual import report_state as report_state
+    from fieldkit.field.diagnosis import diagnose as diagnose
     from fieldkit.field.exporting import export as export
     from fieldkit.field.exporting import save_model as save_model
     from fieldkit.field.finding import find_images as find_images
     from fieldkit.field.imagery import read_image as read_image
     from fieldkit.field.prediction import Predictor as Predictor
+    from fieldkit.field.production import Order as Order
+    from fieldkit.field.production import train_model as train_model
+    from fieldkit.field.providers import use_provider as use_provider
     from fieldkit.field.ranking import Limits as Limits
     from fieldkit.field.sealing import decrypt_bundle as decrypt_bundle
     from fieldkit.field.sealing import encrypt_bundle as encrypt_bundle
@@ -63,8 +69,10 @@ _HOMES = {
     "Asking": "fieldkit.field.answers",
     "Bundle": "fieldkit.bundle.contents",
     "Choice": "fieldkit.field.selection",
+    "Conditions": "fieldkit.field.conditions",
     "FieldkitError": "fieldkit.errors",
     "Limits": "fieldkit.field.ranking",
+    "Order": "fieldkit.field.production",
     "Predictor": "fieldkit.field.prediction",
     "PrivateKey": "fieldkit.bundle.keys",
     "PublicKey": "fieldkit.bundle.keys",
@@ -72,9 +80,11 @@ _HOMES = {
     "Trained": "fieldkit.field.training",
     "Trainer": "fieldkit.field.training",
     "TrustStore": "fieldkit.field.trust",
+    "bench": "fieldkit.field.benchmark",
     "calibrate": "fieldkit.field.confidence",
     "compress": "fieldkit.field.compression",
     "decrypt_bundle": "fieldkit.field.sealing",
+    "diagnose": "fieldkit.field.diagnosis",
     "encrypt_bundle": "fieldkit.field.sealing",
     "export": "fieldkit.field.exporting",
     "export_state": "fieldkit.field.continual",
@@ -94,6 +104,8 @@ _HOMES = {
     "select": "fieldkit.field.selection",
     "sign_bundle": "fieldkit.field.sealing",
     "train": "fieldkit.field.training",
+    "train_model": "fieldkit.field.production",
+    "use_provider": "fieldkit.field.providers",
     "verify_bundle": "fieldkit.field.verification",
     "watch": "fieldkit.field.watching",
     "write_key_pair": "fieldkit.bundle.keys",

@@ -87,7 +87,7 @@ def test_a_recipe_without_memory_for_it_is_told_not_raised(monkeypatch: pytest.M
         raise ResourceError("not enough memory for a training step")
 
     monkeypatch.setattr(benchmark, "rehearse", refuse)
-    found = benchmark.measure(handmade.bundle(), handmade.recipe(), seconds=0.1)
+    found = benchmark.bench(handmade.bundle(), handmade.recipe(), seconds=0.1)
     assert found.misfits(device.examine(Path())) == ["not enough memory for a training step"]
     assert found.to_json()["fault"] == "not enough memory for a training step"
 

@@ -20,7 +20,7 @@ from fieldkit.bundle.reader import read_bundle
 from fieldkit.errors import ResourceError
 from fieldkit.field.conditions import Conditions
 from fieldkit.field.device import held_memory, peak_memory
-from fieldkit.field.production import Order, produce
+from fieldkit.field.production import Order, train_model
 
 bundle, limit, told = read_bundle(sys.argv[1]), int(sys.argv[2]), []
 (pages,) = (int(line.split()[1]) << 10 for line in open("/proc/self/status") if line.startswith("VmSize:"))
@@ -29,7 +29,7 @@ space = pages + limit - held_memory() + (stack if stack > 0 else 8 << 20)
 resource.setrlimit(resource.RLIMIT_AS, (space, space))
 kept = Conditions(threads=1, max_memory=limit if sys.argv[3] == "kept" else None, tell=told.append)
 try:
-    produce(bundle, "model.onnx", Order(steps=2), kept)
+    train_model(bundle, "model.onnx", Order(steps=2), kept)
     answer = "done"
 except (ResourceError, MemoryError) as error:
     answer = str(error)

@@ -46,8 +46,8 @@ def bench(
 
     Steps and predictions run in processes of their own, so that each peak of memory is one thing's alone.
     """
+    from fieldkit.field import benchmark
     from fieldkit.field.admission import open_bundle
-    from fieldkit.field.benchmark import measure
     from fieldkit.field.training import choose_recipe
 
     opened = open_bundle(bundle, **opening).bundle
@@ -55,7 +55,7 @@ def bench(
     found = []
     with faces.Progress("measuring", "recipes", quiet) as progress:
         for done, each in enumerate(chosen, start=1):
-            found.append(measure(opened, each, seconds=seconds, threads=threads, whole=full))
+            found.append(benchmark.bench(opened, each, seconds=seconds, threads=threads, whole=full))
             progress(done, len(chosen), each.name)
     if as_json:
         named = {"file": str(bundle), "name": opened.manifest.name, "digest": opened.digest}

@@ -52,14 +52,14 @@ def train(
     may be of its answers is measured too: predict marks those that are uncertain.
     """
     from fieldkit.field.admission import open_bundle
-    from fieldkit.field.production import Order, produce
+    from fieldkit.field.production import Order, train_model
 
     target = output or Path(f"{bundle.stem}.onnx")
     if target.resolve() == bundle.resolve():
         raise UsageError("the model would replace the bundle", where=target, remedy="name another file with -o")
     source = open_bundle(bundle, **opening)
     with faces.Progress("training", "steps", quiet) as progress:
-        made = produce(
+        made = train_model(
             source,
             target,
             Order(recipe, seed, steps, scope),

@@ -93,7 +93,7 @@ class Measurement:
         return document
 
 
-def measure(
+def bench(
     bundle: Bundle,
     recipe: Recipe,
     *,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fieldkit.field.admission import open_bundle
-from fieldkit.field.benchmark import Measurement, measure, yardstick
+from fieldkit.field.benchmark import Measurement, bench, yardstick
 from fieldkit.field.device import Device, examine
 
 SHARE = 0.2
@@ -48,12 +48,12 @@ def diagnose(
     opened = {str(path): open_bundle(path, **opening).bundle for path in bundles}
     total, done = 1 + sum(len(bundle.recipes) for bundle in opened.values()), 1
     ruler = yardstick()
-    speed = measure(ruler, next(iter(ruler.recipes.values())), seconds=seconds, threads=threads)
+    speed = bench(ruler, next(iter(ruler.recipes.values())), seconds=seconds, threads=threads)
     progress(done, total, "yardstick")
     found: dict[str, tuple[Measurement, ...]] = {}
     for file, bundle in opened.items():
         for recipe in bundle.recipes.values():
-            measured = measure(bundle, recipe, seconds=SHARE * seconds, threads=threads)
+            measured = bench(bundle, recipe, seconds=SHARE * seconds, threads=threads)
             found[file] = (*found.get(file, ()), measured)
             done += 1
             progress(done, total, recipe.name)

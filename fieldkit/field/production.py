@@ -61,7 +61,7 @@ class Product:
         }
 
 
-def produce(
+def train_model(
     source: Admitted | Bundle,
     target: str | Path,
     order: Order = Order(),
