@@ -101,7 +101,7 @@ def open_session(program: bytes, where: str, threads: int | None = None, frugal:
     """A session of ``program`` after it was checked against the program contract.
 
     where: what messages call the program.  threads: None takes every processor this process may use.
-    frugal: give memory back between any two operators: about two thirds of the memory for half as much time again.
+    frugal: give memory back between any two operators: 70 to 85 % of the memory, in up to three times the time.
     Raises ProgramError for a program that breaks the contract or that onnxruntime refuses, UsageError for a number of
     threads out of range.
     """
