@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from fieldkit.field.exporting import save_model as save_model
     from fieldkit.field.finding import find_images as find_images
     from fieldkit.field.imagery import read_image as read_image
+    from fieldkit.field.inspecting import inspect_bundle as inspect_bundle
     from fieldkit.field.prediction import Predictor as Predictor
     from fieldkit.field.production import Order as Order
     from fieldkit.field.production import train_model as train_model
@@ -60,6 +61,8 @@ if TYPE_CHECKING:
     from fieldkit.field.training import Trainer as Trainer
     from fieldkit.field.training import train as train
     from fieldkit.field.trust import TrustStore as TrustStore
+    from fieldkit.field.updating import diff_bundles as diff_bundles
+    from fieldkit.field.updating import patch_bundle as patch_bundle
     from fieldkit.field.verification import verify_bundle as verify_bundle
     from fieldkit.field.watching import watch as watch
 
@@ -85,14 +88,17 @@ _HOMES = {
     "compress": "fieldkit.field.compression",
     "decrypt_bundle": "fieldkit.field.sealing",
     "diagnose": "fieldkit.field.diagnosis",
+    "diff_bundles": "fieldkit.field.updating",
     "encrypt_bundle": "fieldkit.field.sealing",
     "export": "fieldkit.field.exporting",
     "export_state": "fieldkit.field.continual",
     "find_images": "fieldkit.field.finding",
     "first_state": "fieldkit.field.continual",
+    "inspect_bundle": "fieldkit.field.inspecting",
     "learn": "fieldkit.field.continual",
     "open_bundle": "fieldkit.field.admission",
     "parse_bundle": "fieldkit.bundle.reader",
+    "patch_bundle": "fieldkit.field.updating",
     "predict_files": "fieldkit.field.answers",
     "read_bundle": "fieldkit.bundle.reader",
     "read_image": "fieldkit.field.imagery",

@@ -8,13 +8,16 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import handmade
 import pytest
 from conftest import Run
 from hostile import all_cases
 
+from fieldkit.bundle import save_bundle
 from fieldkit.bundle.hdf5 import h5z
 
 CASES = all_cases()
@@ -61,6 +64,16 @@ def test_inspect_says_so_with_exit_code_four(name: str, run: Run, tmp_path: Path
     assert (done.returncode, done.stdout) == (4, "")
     assert re.search(CASES[name].reason, done.stderr)
     assert "Traceback" not in done.stderr
+
+
+def test_train_refuses_a_bundle_whose_program_reaches_out(run: Run, tmp_path: Path) -> None:
+    recipe = handmade.recipe()
+    reaching = replace(recipe, programs=recipe.programs | {"train/full": CASES["06 outside, absolute"].data})
+    save_bundle(handmade.bundle(reaching), tmp_path / "hostile.h5")
+    done = run("train", "hostile.h5", "-o", "model.onnx")
+    assert done.returncode == 4
+    assert "other files" in done.stderr
+    assert not (tmp_path / "model.onnx").exists()
 
 
 def test_the_bomb_is_as_small_as_it_is_called() -> None:

@@ -10,10 +10,12 @@ import numpy as np
 from fieldkit.bundle.contents import Bundle
 from fieldkit.bundle.layout import IMAGES, RECIPE_NAME
 from fieldkit.bundle.manifest import TASKS, class_name_fits
-from fieldkit.bundle.recipe import LAWS, SCHEDULES, Recipe, Schedule, Tensor, is_scope
+from fieldkit.bundle.recipe import LAWS, MAX_RANK, SCHEDULES, Recipe, Schedule, Tensor, is_scope
 from fieldkit.bundle.seal import MAX_NAME, name_fits
 
 MAX_SEED = 2**64 - 1
+MAX_PARAMETERS = 2**30
+"""Values of a recipe's parameters, and of the states of one scope; what travels as weights is bounded by the layout."""
 
 
 def faults(bundle: Bundle) -> list[str]:
@@ -112,6 +114,12 @@ def _tensor_faults(place: str, tensors: tuple[Tensor, ...]) -> Iterator[str]:
     names = [tensor.name for tensor in tensors]
     if len(set(names)) != len(names):
         yield f"{place}: a name is given twice"
+    # The rank first: the product of a hundred thousand lengths takes minutes.
+    if any(len(tensor.shape) > MAX_RANK for tensor in tensors):
+        yield f"{place}: a tensor of more than {MAX_RANK} axes"
+        return
+    if sum(tensor.size for tensor in tensors) > MAX_PARAMETERS:
+        yield f"{place}: more than {MAX_PARAMETERS} values"
     for tensor in tensors:
         if tensor.size < 1 or min(tensor.shape, default=1) < 1:
             yield f"{place} {tensor.name}: shape {tensor.shape} is empty"

@@ -18,7 +18,7 @@ from fieldkit.bundle.contents import Bundle
 from fieldkit.bundle.files import read_bytes as read_bytes
 from fieldkit.bundle.manifest import Manifest
 from fieldkit.bundle.pixels import Pixels
-from fieldkit.bundle.recipe import Recipe, Tensor
+from fieldkit.bundle.recipe import MAX_RANK, Recipe, Tensor
 from fieldkit.bundle.samples import Samples
 from fieldkit.bundle.seal import Seal, open_seal
 from fieldkit.errors import DamagedBundle
@@ -148,6 +148,8 @@ def _recipe(name: str, parts: Parts, where: object) -> Recipe:
 
 def _split(joined: np.ndarray, tensors: Sequence[Tensor], where: str) -> dict[str, np.ndarray]:
     """The joined weights as one array per parameter."""
+    if any(len(tensor.shape) > MAX_RANK for tensor in tensors):
+        raise DamagedBundle("a parameter of too many axes", where=where, expected=f"at most {MAX_RANK}")
     total = sum(tensor.size for tensor in tensors)
     if len(joined) != total or any(min(tensor.shape, default=1) < 1 for tensor in tensors):
         raise DamagedBundle("weights do not fit the parameters", where=where, found=len(joined), expected=total)

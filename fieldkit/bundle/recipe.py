@@ -20,6 +20,8 @@ UNLABELLED = "unlabelled"
 SCOPES = ("full", "head", "norm-bias", UNLABELLED)
 LAST = "last-"
 """Of a scope that trains the last so many blocks: last-1 to last-99."""
+MAX_RANK = 16
+"""Axes of a tensor."""
 AVERAGE = "average"
 """Of the state that holds a parameter's moving average, ``average.<parameter>``, which is the model where it exists."""
 

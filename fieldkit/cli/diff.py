@@ -16,9 +16,9 @@ from fieldkit.cli import faces, options
 @options.as_json
 def diff(old: Path, new: Path, output: Path, as_json: bool) -> None:
     """Write a patch that turns the bundle OLD into NEW, for a device that has OLD: fieldkit patch applies it."""
-    from fieldkit.field.updating import diff as write_difference
+    from fieldkit.field.updating import diff_bundles
 
-    made = write_difference(old, new, output)
+    made = diff_bundles(old, new, output)
     if as_json:
         faces.print_json("diff", {"patch": str(output), **made.to_json()})
     else:

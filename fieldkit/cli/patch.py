@@ -19,9 +19,9 @@ from fieldkit.cli import faces, options
 @options.as_json
 def patch(old: Path, change: Path, output: Path, allow_unsigned: bool, as_json: bool) -> None:
     """Turn the bundle OLD into the one that PATCH was made for, byte for byte and with its signatures."""
-    from fieldkit.field.updating import patch as write_patched
+    from fieldkit.field.updating import patch_bundle
 
-    document = write_patched(old, change, output, allow_unsigned=allow_unsigned)
+    document = patch_bundle(old, change, output, allow_unsigned=allow_unsigned)
     if as_json:
         faces.print_json("patch", {"file": str(output), **document})
     else:

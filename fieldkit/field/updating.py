@@ -23,7 +23,7 @@ class Difference:
         return {**vars(self), "share": round(self.patch_bytes / self.new_bytes, 4)}
 
 
-def diff(old: str | Path, new: str | Path, output: str | Path) -> Difference:
+def diff_bundles(old: str | Path, new: str | Path, output: str | Path) -> Difference:
     """Write a patch that turns the bundle ``old`` into ``new``.
 
     Raises UsageError for a file that is not there or bundles of different names, BundleError for a damaged one.
@@ -37,7 +37,9 @@ def diff(old: str | Path, new: str | Path, output: str | Path) -> Difference:
     return Difference(len(patch), len(after))
 
 
-def patch(old: str | Path, change: str | Path, output: str | Path, *, allow_unsigned: bool = False) -> dict[str, Any]:
+def patch_bundle(
+    old: str | Path, change: str | Path, output: str | Path, *, allow_unsigned: bool = False
+) -> dict[str, Any]:
     """Write the bundle that ``old`` becomes by the patch in the file ``change``; what became of it, as JSON.
 
     The new bundle is byte for byte that of headquarters, signatures included, and passes this device's policy before it

@@ -34,6 +34,16 @@ def _mixed(*paths: str) -> bytes:
     return sealed(parts=PARTS | {path: other[path] for path in paths})
 
 
+def _shaped(shape: list[int], weights: bool = True) -> bytes:
+    """The small bundle with a parameter of another shape."""
+    document = json.loads(PARTS["/recipes/net/recipe"].tobytes())
+    document["parameters"][0]["shape"] = shape
+    parts = {**PARTS, "/recipes/net/recipe": np.frombuffer(json.dumps(document).encode(), np.uint8)}
+    if not weights:
+        del parts["/recipes/net/weights"]
+    return sealed(parts=parts)
+
+
 def cases() -> dict[str, Case]:
     manifest = json.loads(PARTS["/manifest"].tobytes())
     named = json.dumps({**manifest, "name": "\x1b[2J" * 10}).encode()
@@ -49,6 +59,10 @@ def cases() -> dict[str, Case]:
         "a name that moves the cursor": Case(
             sealed(parts={**PARTS, "/manifest": np.frombuffer(named, np.uint8)}), "manifest name"
         ),
+        "a parameter of seventy axes": Case(_shaped([1] * 70), "too many axes"),
+        "a parameter of a hundred thousand axes": Case(_shaped([10**19] * 100_000, False), "more than 16 axes"),
+        "a parameter of 2^62 values": Case(_shaped([2**62], False), "more than 1073741824 values"),
+        "a parameter of less than none": Case(_shaped([-3], False), "is empty"),
         "labels of another bundle": Case(_mixed("/distilled/labels"), "distilled labels: found"),
         "manifest of another bundle": Case(_mixed("/manifest"), "distilled labels: found"),
         "program of another bundle": Case(_mixed("/recipes/net/train/head"), "state: found scopes"),
