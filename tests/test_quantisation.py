@@ -250,6 +250,15 @@ def test_a_smaller_copy_is_a_model_that_says_how_it_was_made() -> None:
     assert made.after.size == len(made.model)
 
 
+def test_spare_classes_stay_spare_in_a_smaller_copy() -> None:
+    bundle = replace(handmade.bundle(handmade.recipe(classes=5, spare=2)), digest="12" * 32)
+    bundle = replace(bundle, manifest=replace(bundle.manifest, spare_classes=2))
+    model = exporting.export(train(bundle, threads=1), bundle)
+    for made in (compress(model, bundle, int8=True, threads=1), compress(model, bundle, fp16=True, threads=1)):
+        assert made.after.accuracy == 1.0
+        assert Predictor.open(made.model, 1).predict(bundle.probe.images).shape == (30, 3)  # type: ignore[union-attr]
+
+
 def test_a_copy_that_costs_too_much_is_refused() -> None:
     # Each class has a large weight that all share, beside which 8 bits forget the small ones that tell them apart.
     crippled = read_graph(MODEL, "model")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import handmade
@@ -43,7 +44,7 @@ RECIPES = {
     "mobilenet": ("mobilenet", {"width": 8}),
     "vit": ("vit", {"width": 32, "depth": 2, "patch": 4}),
 }
-STEPS, BATCH = 120, 50
+STEPS, BATCH = 80, 50
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ def digits() -> tuple[Samples, Samples, Samples]:
     return tuple(all_of_them.take(part) for part in (slice(0, 100), slice(100, 900), slice(900, None)))  # type: ignore[return-value]
 
 
+@cache
 def subject(name: str) -> Subject:
     """Trained by torch, which is quicker than compiling a train program, and completed as a device would."""
     architecture, options = RECIPES[name]
@@ -153,7 +155,6 @@ def test_as_accurate_as_onnxruntimes_own_quantisation(name: str, tmp_path: Path)
     ours = probabilities(made.model, each.unseen.images)
     theirs = probabilities(by_onnxruntime(each, tmp_path), each.unseen.images)
     right = accuracy(before, each.unseen)
-    print(name, len(each.model), len(made.model), right, accuracy(ours, each.unseen), accuracy(theirs, each.unseen))
     assert right > 0.75
     # 897 images: a standard error of about one point.
     assert accuracy(ours, each.unseen) > right - 0.012

@@ -31,6 +31,7 @@ SIZE = Size()
 def spelt(count: float) -> str:
     """A number of bytes in few digits: 812 B, 20.5 kB, 1.25 MB."""
     for unit, name in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
-        if count >= unit:
-            return f"{count / unit:.3g} {name}"
+        # 999.5 kB is 1 MB in three digits.
+        if count >= 0.9995 * unit:
+            return f"{count / unit:.3g} {name}" if count < 999.5 * unit else f"{count / unit:.0f} {name}"
     return f"{count:.0f} B"
