@@ -1,4 +1,4 @@
-"""Chunks of an HDF5 dataset, undone here rather than by libhdf5, so that none becomes larger than it was declared.
+"""Chunks of an HDF5 dataset: how they are cut, and undone here rather than by libhdf5, never larger than declared.
 
 libhdf5 inflates a chunk into whatever room its stream asks for.  zlib's own interface stops at a given length.
 The filters are those of ``layout.FILTERS``; their formats are described in the HDF5 File Format Specification 3.0,
@@ -15,6 +15,10 @@ import numpy as np
 CHECKSUM_BYTES = 4
 MAX_DEFLATE_RATIO = 1032
 """A byte of a deflate stream stands for at most so many: 258 from each quarter of it (RFC 1951, 3.2.5)."""
+
+
+_LIST_CHUNK, _ROWS_CHUNK = 16 * 2**20, 8 * 2**10
+_MOST_CHUNKS = 1024
 
 
 def restore(stored: bytes, filters: Sequence[str], size: int, itemsize: int) -> bytes:
@@ -35,6 +39,25 @@ def restore(stored: bytes, filters: Sequence[str], size: int, itemsize: int) -> 
     if len(stored) != size:
         raise ValueError(f"a chunk of {len(stored)} bytes where {size} were declared")
     return stored
+
+
+def rows_of_chunk(array: np.ndarray) -> int:
+    """How many of an array's rows make a chunk: of images and labels few, always of the same number of bytes.
+
+    So the images that two issues of a bundle share are the same bytes in both files, and a patch need not carry them
+    (``delta``).  It costs a hundredth of the file.
+    """
+    if array.ndim == 1:
+        return max(1, min(len(array), _LIST_CHUNK // array.itemsize))
+    size = _ROWS_CHUNK
+    while size * _MOST_CHUNKS < array.nbytes:
+        size *= 2
+    return max(1, min(len(array), size * len(array) // array.nbytes))
+
+
+def whole_chunk(part: np.ndarray, rows: int) -> np.ndarray:
+    """The last chunk is stored at full size, whatever the array's length."""
+    return np.concatenate([part, np.zeros((rows - len(part), *part.shape[1:]), part.dtype)])
 
 
 def shuffled(chunk: np.ndarray) -> bytes:

@@ -40,9 +40,6 @@ _TYPES = {
 _FILTERS = {h5z.FILTER_DEFLATE: "gzip", h5z.FILTER_SHUFFLE: "shuffle", h5z.FILTER_FLETCHER32: "fletcher32"}
 # Below this many bytes a chunk's own bookkeeping outweighs what gzip saves.
 _COMPACT = 128
-_CHUNK, _ROWS_CHUNK = 16 * layout.MIB, 8 * 1024
-# Of how many chunks the rows of an array make at most.
-_MOST_CHUNKS = 1024
 _GZIP_LEVEL = 9
 
 Deflate = Callable[[bytes], bytes]
@@ -268,7 +265,7 @@ def _store(file: Any, path: str, array: np.ndarray, deflate: Deflate) -> None:
     plan = h5p.create(h5p.DATASET_CREATE)
     plan.set_obj_track_times(False)
     plan.set_fill_time(h5d.FILL_TIME_NEVER)
-    rows = _rows_of_chunk(array)
+    rows = chunks.rows_of_chunk(array)
     if array.nbytes <= _COMPACT:
         plan.set_layout(h5d.COMPACT)
     else:
@@ -281,27 +278,8 @@ def _store(file: Any, path: str, array: np.ndarray, deflate: Deflate) -> None:
         dataset.write(h5s.ALL, h5s.ALL, array)
         return
     for start in range(0, len(array), rows):
-        chunk = _whole_chunk(array[start : start + rows], rows)
+        chunk = chunks.whole_chunk(array[start : start + rows], rows)
         dataset.write_direct_chunk((start, *(0,) * (array.ndim - 1)), deflate(chunks.shuffled(chunk)))
-
-
-def _rows_of_chunk(array: np.ndarray) -> int:
-    """How many of an array's rows make a chunk: of images and labels few, always of the same number of bytes.
-
-    So the images that two issues of a bundle share are the same bytes in both files, and a patch need not carry them
-    (``delta``).  It costs a hundredth of the file.
-    """
-    if array.ndim == 1:
-        return max(1, min(len(array), _CHUNK // array.itemsize))
-    size = _ROWS_CHUNK
-    while size * _MOST_CHUNKS < array.nbytes:
-        size *= 2
-    return max(1, min(len(array), size * len(array) // array.nbytes))
-
-
-def _whole_chunk(part: np.ndarray, rows: int) -> np.ndarray:
-    """The last chunk is stored at full size, whatever the array's length."""
-    return np.concatenate([part, np.zeros((rows - len(part), *part.shape[1:]), part.dtype)])
 
 
 def _group_plan() -> Any:
