@@ -20,6 +20,7 @@ DIGITS = "digits"
 @click.argument("model", type=click.Path(path_type=Path))
 @click.argument("data")
 @options.threads
+@options.provider
 @options.as_json
 @options.quiet
 def test(model: Path, data: str, threads: int | None, as_json: bool, quiet: bool) -> None:
