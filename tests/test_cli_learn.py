@@ -19,6 +19,7 @@ from conftest import Run
 from PIL import Image
 
 from fieldkit.bundle import save_bundle
+from fieldkit.field.state import is_closed
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +64,7 @@ def test_task_after_task_into_one_model(run: Run, bundles: Path, tmp_path: Path)
     (found,) = session.run(None, {"images": every.images})
     assert np.array_equal(found.argmax(1), every.targets)
     Image.fromarray(every.images[5, 0]).save(tmp_path / "one.png")
+    assert json.loads(session.get_modelmeta().custom_metadata_map["fieldkit.confidence"])["samples"] == 48
     assert run("predict", "model.onnx", "one.png").stdout.split("\t")[1] == "kind 5"
 
 
@@ -135,6 +137,24 @@ def test_own_samples_of_another_size_are_refused_with_all_faults(run: Run, bundl
         Image.fromarray(np.zeros((9, 9), np.uint8)).save(tmp_path / "large" / name / "a.png")
     done = run("learn", "a.state", "--data", "large")
     assert (done.returncode, "(1, 9, 9), the bundle's are (1, 4, 4)" in done.stderr) == (7, True)
+
+
+def test_a_state_of_an_encrypted_bundle_is_closed_with_the_devices_key(run: Run, bundles: Path, tmp_path: Path) -> None:
+    device, other = {"XDG_CONFIG_HOME": str(tmp_path / "one")}, {"XDG_CONFIG_HOME": str(tmp_path / "two")}
+    assert run("keygen", "device", **device).returncode == 0
+    assert run("trust", "device", "device.key", **device).returncode == 0
+    (tmp_path / "task-0.h5").write_bytes((bundles / "task-0.h5").read_bytes())
+    assert run("encrypt", "task-0.h5", "--to", "device.pub").returncode == 0
+    first = run("learn", "a.state", "--bundle", "task-0.sealed", "--allow-unsigned", **device)
+    assert first.returncode == 0, first.stderr
+    content = (tmp_path / "a.state").read_bytes()
+    assert is_closed(tmp_path / "a.state")
+    assert b"task-0" not in content
+    for environment, code in ((other, {2, 3}), (device, {0})):
+        plain = run("learn", "a.state", "--bundle", bundles / "task-2.h5", "--allow-unsigned", **environment)
+        assert plain.returncode in code
+        assert is_closed(tmp_path / "a.state")
+    assert "2 spare" in run("learn", "a.state", "--report", **device).stdout
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])

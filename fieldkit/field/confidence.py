@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from fieldkit.bundle.contents import Bundle
+from fieldkit.bundle.samples import Samples
 from fieldkit.errors import ProgramError, UsageError
 from fieldkit.field.metadata import with_metadata
 from fieldkit.field.prediction import Predictor
@@ -77,7 +78,12 @@ def calibrate(model: bytes, bundle: Bundle, threads: int | None = None) -> bytes
             remedy="calibrate it on the bundle that it was trained from",
         )
     places = np.array([predictor.classes.index(name) for name in bundle.manifest.classes])
-    found = measure(predictor.predict(bundle.probe.images), places[bundle.probe.targets])
+    return calibrate_on(model, Samples(bundle.probe.images, places[bundle.probe.targets]), threads)
+
+
+def calibrate_on(model: bytes, probe: Samples, threads: int | None = None) -> bytes:
+    """``model`` with its confidence on ``probe`` in its metadata; targets are places among the model's classes."""
+    found = measure(Predictor.open(model, threads).predict(probe.images), probe.targets)
     return with_metadata(model, {KEY: json.dumps(asdict(found), allow_nan=False)})
 
 

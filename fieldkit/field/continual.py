@@ -22,6 +22,7 @@ from fieldkit.bundle.recipe import Initial
 from fieldkit.bundle.samples import Samples
 from fieldkit.errors import UsageError
 from fieldkit.field import exporting, lessons
+from fieldkit.field.confidence import calibrate_on
 from fieldkit.field.datasets import Dataset
 from fieldkit.field.endurance import Job, Mission
 from fieldkit.field.exemplars import CHOICES
@@ -102,21 +103,25 @@ def learn(
     _check_room(lesson, options)
     trained = (mission or Mission(None)).train(_job(lesson, options), progress)
     learnt = replace(lesson.state, weights=trained.weights, seed=trained.seed, steps=trained.steps)
-    model = export_state(learnt)
+    model = _model(learnt)
     part = _answered(_remembered(lesson, model, options), model, learnt, options)
     memory = learnt.memory.with_parts([part])
     return _scored(replace(learnt, memory=memory, tasks=(*learnt.tasks, lesson.task)), model, options.threads)
 
 
-def export_state(state: State) -> bytes:
-    """The complete ONNX model of what has been learnt, with the classes in use.
+def export_state(state: State, threads: int | None = None) -> bytes:
+    """The complete ONNX model of what has been learnt, with the classes in use and calibrated on all tasks' probes.
 
-    Raises UsageError if nothing has been.
+    Raises UsageError if nothing has been learnt.
     """
+    model, probe = _model(state), state.probe()
+    return model if probe is None else calibrate_on(model, probe, threads)
+
+
+def _model(state: State) -> bytes:
+    """The model of what has been learnt.  Raises UsageError if nothing has been."""
     if not state.weights:
-        raise UsageError(
-            "nothing has been learnt yet", remedy="begin with a bundle: fieldkit learn STATE --bundle FILE"
-        )
+        raise UsageError("nothing has been learnt yet", remedy="learn a bundle: fieldkit learn STATE --bundle FILE")
     trained = Trained(state.recipe, state.weights, np.zeros(0, np.float32), state.seed, state.steps)
     metadata = exporting.describe(trained, state.manifest, state.bundle)
     used = state.width if state.spared else None

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from fieldkit.bundle.atomic import check_writable, write_atomically
+from fieldkit.bundle.atomic import check_writable
 from fieldkit.bundle.contents import Bundle
 from fieldkit.errors import UsageError
 from fieldkit.field import continual, state
@@ -84,13 +84,14 @@ def keep(
         after = before if request.limit is None else continual.with_limit(before, request.limit)
         if source is not None:
             after = continual.learn(after, source, options, mission=mission, progress=progress)
-        size = path.stat().st_size if after is before else state.write_state(path, after, sealer)
-        model = None if request.output is None else continual.export_state(after)
-        if request.output is not None and model is not None:
-            write_atomically(request.output, model)
+        if after is not before:
+            mission.write(path, state.closed(after, sealer))
+        model = b"" if request.output is None else continual.export_state(after, options.threads)
+        if request.output is not None:
+            mission.write(request.output, model)
         mission.finish()
     learnt = len(after.tasks) > len(before.tasks)
-    return Outcome(continual.report_state(after), learnt, size, None if model is None else len(model))
+    return Outcome(continual.report_state(after), learnt, path.stat().st_size, len(model) or None)
 
 
 def _check(path: Path, request: Request) -> None:

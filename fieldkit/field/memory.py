@@ -145,19 +145,21 @@ def _kept(parts: Sequence[Part], room: int) -> list[np.ndarray]:
     slot = np.concatenate([each.classes for each in parts]).astype(np.int64)
     own = np.array([each.kind == OWN for each in parts])[held]
     cost = np.array([each.cost for each in parts])[held]
-    # A class's images from the first to be given up to the last: its own, by falling rank; the latest part first.
-    order = np.lexsort((place, -held, -np.concatenate([each.ranks for each in parts]), ~own))
+    # A class's images from the last to be given up to the first: of its own those of high rank go before all, and of
+    # equal ones those that came last.
+    order = np.lexsort((-place, held, np.concatenate([each.ranks for each in parts]), own))
     queues = {int(each): list(order[slot[order] == each]) for each in np.unique(slot)}
     taken = {each: int(cost[queue].sum()) for each, queue in queues.items()}
     given: list[int] = []
-    while sum(taken.values()) > room:
+    total = sum(taken.values())
+    while total > room:
         largest = max(taken, key=lambda each: (taken[each], each))
-        queue = queues[largest]
-        if len(queue) == 1:
+        if len(queues[largest]) == 1:
             raise _too_small(parts, room)
-        first = queue.pop(0)
-        given.append(int(first))
-        taken[largest] -= int(cost[first])
+        given.append(int(queues[largest].pop()))
+        freed = int(cost[given[-1]])
+        taken[largest] -= freed
+        total -= freed
     stays = np.ones(len(held), bool)
     stays[given] = False
     return [place[stays & (held == index)] for index in range(len(parts))]

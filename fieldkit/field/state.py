@@ -111,9 +111,12 @@ class State:
         """Bytes of the images that only measure."""
         return sum(each.probe.images.nbytes for each in self.tasks if each.probe is not None)
 
-    def seen(self) -> tuple[int, ...]:
-        """Slots of the classes that some task has shown, ascending."""
-        return tuple(sorted({slot for task in self.tasks for slot in task.slots}))
+    def probe(self) -> Samples | None:
+        """The probes of all tasks together; None if there is none."""
+        held = [each.probe for each in self.tasks if each.probe is not None]
+        if not held:
+            return None
+        return Samples(np.concatenate([each.images for each in held]), np.concatenate([each.targets for each in held]))
 
     def slots(self, names: tuple[str, ...], where: object) -> tuple[State, np.ndarray]:
         """The slots of classes of these names, int64 [k], and the state in which the new ones have taken spare slots.
@@ -193,10 +196,15 @@ def write_state(path: str | Path, state: State, sealer: Sealer | None = None) ->
 
     Raises UsageError or ResourceError where it cannot be written.
     """
+    content = closed(state, sealer)
+    write_atomically(path, content)
+    return len(content)
+
+
+def closed(state: State, sealer: Sealer | None) -> bytes:
+    """The bytes of a state file, closed by ``sealer`` if there is one."""
     content = encode(state)
-    closed = content if sealer is None else sealer.close(content)
-    write_atomically(path, closed)
-    return len(closed)
+    return content if sealer is None else sealer.close(content)
 
 
 def device_sealer(key: str | Path | None, passphrase: Passphrase | None) -> Sealer:
