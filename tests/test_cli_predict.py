@@ -183,6 +183,8 @@ def test_a_failed_run_leaves_the_former_answers(run: Run, folder: Path) -> None:
         (["photos", "--json", "-o", "a.json"], "does not go with -o"),
         (["--watch", "photos", "--json"], "does not go with --watch"),
         (["--watch", "none"], "no folder to watch"),
+        (["photos", "-o", "model.onnx"], "would replace the model"),
+        (["photos", "-o", "photos/0.png"], "would replace an image"),
         (["photos", "--threshold", "2"], "threshold"),
         (["photos", "--resize", "x"], "stretch"),
     ],

@@ -79,7 +79,7 @@ def predict(model: Path, images: tuple[Path, ...], **given: Any) -> None:
     from fieldkit.field.prediction import Predictor
     from fieldkit.field.watching import groups
 
-    _check(images, **given)
+    _check(model, images, **given)
     predictor = Predictor.open(model, given["threads"])
     asking = Asking(given["batch"], min(given["top"], len(predictor.classes)), given["threshold"], given["resize"])
     tally = Tally()
@@ -111,14 +111,20 @@ class _Document:
         """Nothing is written until the end."""
 
 
-def _check(images: tuple[Path, ...], **given: Any) -> None:
-    """Refuse options that contradict each other."""
+def _check(model: Path, images: tuple[Path, ...], **given: Any) -> None:
+    """Refuse options that contradict each other, and a file for the answers that is something else."""
+    from fieldkit.field.finding import SUFFIXES
+
     if not images and given["folder"] is None:
         raise UsageError("nothing to predict", remedy="name image files or folders, or a folder to --watch")
     if given["idle"] is not None and given["folder"] is None:
         raise UsageError("--idle says when to stop watching", remedy="name the folder to --watch")
+    output = given["output"]
+    if output is not None and (output.suffix.lower() in SUFFIXES or output.resolve() == model.resolve()):
+        what = "the model" if output.resolve() == model.resolve() else "an image, by its name"
+        raise UsageError(f"the answers would replace {what}", where=output, remedy="name another file with -o")
     if given["as_json"]:
-        for name, value in (("--format", given["form"]), ("-o", given["output"]), ("--watch", given["folder"])):
+        for name, value in (("--format", given["form"]), ("-o", output), ("--watch", given["folder"])):
             if value is not None:
                 raise UsageError(
                     f"--json prints one document on stdout at the end, which does not go with {name}",

@@ -21,4 +21,4 @@ def with_metadata(model: bytes, metadata: Mapping[str, str], where: str = "model
         for number, value in protobuf.fields(model)
         if number != MODEL_METADATA
     )
-    return b"".join((*others, encode_metadata(kept | metadata)))
+    return b"".join((*others, encode_metadata({**kept, **metadata})))
