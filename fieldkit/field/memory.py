@@ -147,7 +147,7 @@ def _kept(parts: Sequence[Part], room: int) -> list[np.ndarray]:
     cost = np.array([each.cost for each in parts])[held]
     # A class's images from the last to be given up to the first: of its own those of high rank go before all, and of
     # equal ones those that came last.
-    order = np.lexsort((-place, held, np.concatenate([each.ranks for each in parts]), own))
+    order = np.lexsort((place, held, np.concatenate([each.ranks for each in parts]), own))
     queues = {int(each): list(order[slot[order] == each]) for each in np.unique(slot)}
     taken = {each: int(cost[queue].sum()) for each, queue in queues.items()}
     given: list[int] = []
