@@ -48,16 +48,7 @@ def test_it_is_refused_in_time_and_memory(name: str, outcomes: dict[str, dict[st
     assert outcome["mebibytes"] <= MEBIBYTES
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "01 cut at 8192, resealed",
-        "02 external link",
-        "04 68 GB in a kilobyte",
-        "04 chunk that inflates to a GiB",
-        "05 five million lists",
-    ],
-)
+@pytest.mark.parametrize("name", ["01 cut at 8192, resealed", "04 chunk that inflates to a GiB"])
 def test_inspect_says_so_with_exit_code_four(name: str, run: Run, tmp_path: Path) -> None:
     (tmp_path / "hostile.h5").write_bytes(CASES[name].data)
     done = run("inspect", "hostile.h5")
