@@ -36,11 +36,9 @@ pytestmark = pytest.mark.hq
 
 SHAPE, CLASSES = (1, 8, 8), 10
 RECIPES = {
-    "convnet": ("convnet", {"width": 16}),
     "convnet-batch": ("convnet", {"width": 16, "norm": "batch"}),
     "mlp": ("mlp", {"width": 64}),
     "resnet": ("resnet", {"width": 8}),
-    "resnet-batch": ("resnet", {"width": 8, "norm": "batch"}),
     "mobilenet": ("mobilenet", {"width": 8}),
     "vit": ("vit", {"width": 32, "depth": 2, "patch": 4}),
 }
