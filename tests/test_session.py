@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import handmade
 import numpy as np
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from fieldkit.errors import ProgramError, ResourceError, UsageError
 from fieldkit.field import extents, protobuf
+from fieldkit.field import session as session_module
 from fieldkit.field.program import ALLOWED_OPERATORS, check_program, read_metadata
 from fieldkit.field.protobuf import encode_bytes, encode_number, encode_varint
 from fieldkit.field.session import Stepper, open_session, run_session
@@ -212,3 +214,11 @@ def test_memory_that_is_not_there_is_a_resource_error(monkeypatch: pytest.Monkey
     )
     with pytest.raises(ResourceError, match="expand: not enough memory"):
         run_session(session, {"x": np.ones(1, np.float32)}, "expand")
+
+
+def test_a_program_that_opens_without_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session_module, "OPENING_SECONDS", 0.01)
+    names = ["x", *(f"t{index}" for index in range(4000)), "y"]
+    chain = [handmade.node("Neg", [before], after) for before, after in pairwise(names)]
+    with pytest.raises(ResourceError, match="chain: opening this program took too long"):
+        open_session(program(*chain), "chain", threads=1)

@@ -148,10 +148,7 @@ def _give_back_memory() -> None:
 
 @contextmanager
 def _deadline(options: onnxruntime.SessionOptions) -> Iterator[None]:
-    """Let onnxruntime give up opening a program after OPENING_SECONDS, as versions from 1.22 on can."""
-    if not hasattr(options, "set_load_cancellation_flag"):
-        yield
-        return
+    """Let onnxruntime give up opening a program after OPENING_SECONDS."""
     timer = threading.Timer(OPENING_SECONDS, options.set_load_cancellation_flag, [True])
     timer.daemon = True
     timer.start()
