@@ -231,6 +231,19 @@ def test_a_result_that_cannot_be_written_leaves_the_state(
     assert len(seen) < 20
 
 
+def test_a_result_without_room_or_state_finds_a_refuge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    full_disk(monkeypatch, errno.ENOSPC)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with Mission(tmp_path / "state", Conditions(threads=1)) as mission:
+        mission.train(JOB)
+        with pytest.raises(ResourceError, match="it was written to ") as caught:
+            mission.write(tmp_path / "model.onnx", b"result")
+    (refuge,) = tmp_path.glob("model-*.onnx")
+    assert refuge.read_bytes() == b"result"
+    assert str(refuge) in str(caught.value)
+    assert not (tmp_path / "model.onnx").exists()
+
+
 def test_a_diverged_training_leaves_no_state(tmp_path: Path) -> None:
     wild = replace(JOB, schedule=Schedule(20, 8, "constant", 1e38))
     with pytest.raises(Diverged):

@@ -13,6 +13,8 @@ was never cut.  ``finish`` removes the states, once the result is on the disk.
 
 from __future__ import annotations
 
+import secrets
+import tempfile
 import time
 from array import array
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -108,7 +110,8 @@ class Mission:
     def write(self, target: Path, content: bytes) -> None:
         """Write the result's file, whole or not at all, even if the process is killed meanwhile.
 
-        Raises UsageError or ResourceError, which says what of the training is kept.
+        Raises UsageError or ResourceError, which says what of the training is kept: its state, or else the result in
+        the system's folder for temporary files.
         """
         try:
             if self._checkpoints is None:
@@ -118,6 +121,8 @@ class Mission:
         except FieldkitError as error:
             if self._last is not None and (self._save(self._last) or (self._checkpoints and self._checkpoints.kept)):
                 error.remedy = f"{error.remedy}; then run the same command again, which goes on from the saved state"
+            elif (refuge := _refuge(target, content)) is not None:
+                error.remedy = f"it was written to {refuge} instead: {error.remedy}, and move it there"
             raise
 
     def account(self) -> Account:
@@ -249,6 +254,17 @@ class Mission:
                 f"the state was made with {before} threads, this goes on with {asked}: the last bits may differ"
             )
         return asked
+
+
+def _refuge(target: Path, content: bytes) -> Path | None:
+    """Where a result was written that has no room in its place; None if there is none anywhere."""
+    refuge = Path(tempfile.gettempdir()) / f"{target.stem}-{secrets.token_hex(4)}{target.suffix}"
+    try:
+        refuge.write_bytes(content)
+    except OSError:
+        refuge.unlink(missing_ok=True)
+        return None
+    return refuge
 
 
 @dataclass(frozen=True)
