@@ -24,9 +24,10 @@ from fieldkit.field.augmentation import draw
 from fieldkit.field.training import minibatch
 from fieldkit.hq.augmentation import augment
 from fieldkit.hq.compiler.optimisers import AdamW, Sgd
-from fieldkit.hq.distil import METHODS, driver, images, method, ridge, start, unrolled
+from fieldkit.hq.distil import METHODS, checkpoint, images, method, ridge, start, unrolled
+from fieldkit.hq.distil.checkpoint import Checkpoint, Run
 from fieldkit.hq.distil.descent import Training, descend
-from fieldkit.hq.distil.driver import Budget, Checkpoint, Status, drive
+from fieldkit.hq.distil.driver import Budget, Status, drive
 from fieldkit.hq.distil.pool import Pool
 from fieldkit.hq.distil.problem import Problem, Snapshot, annealed
 from fieldkit.hq.distil.workers import Workers
@@ -504,7 +505,7 @@ class TestDriver:
         made = start("ridge", problem(), SETTINGS["ridge"])
         with monkeypatch.context() as patch:
             patch.setattr(torch.serialization, "location_tag", lambda storage: "cuda:7")
-            checkpoint.save(made, driver.Run())
+            checkpoint.save(made, Run())
         resumed = start("ridge", problem(), SETTINGS["ridge"])
         checkpoint.load(resumed)
         assert resumed.step(0.5) == made.step(0.5)
@@ -517,7 +518,7 @@ class TestDriver:
         def full(path: Path, data: bytes) -> None:
             raise ResourceError("no space left to write the file", where=path)
 
-        monkeypatch.setattr(driver, "write_atomically", full)
+        monkeypatch.setattr(checkpoint, "write_atomically", full)
         said: list[str] = []
         outcome = drive(Counting(), Budget(iterations=5), nearest(5), Checkpoint(tmp_path / "job", {}, said.append))
         assert outcome.score == 1.0

@@ -17,7 +17,8 @@ from fieldkit.bundle.contents import Bundle
 from fieldkit.errors import ResourceError
 from fieldkit.hq.compiler import Compiled
 from fieldkit.hq.distil import start
-from fieldkit.hq.distil.driver import Checkpoint, Outcome, Report, drive
+from fieldkit.hq.distil.checkpoint import Checkpoint
+from fieldkit.hq.distil.driver import Outcome, Report, drive
 from fieldkit.hq.distil.labels import labelled
 from fieldkit.hq.distil.problem import Snapshot, silent
 from fieldkit.hq.distil.workers import Workers, hardware, joined
