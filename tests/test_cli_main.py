@@ -18,7 +18,7 @@ from fieldkit import __version__
 from fieldkit.cli import faces, main
 from fieldkit.errors import INSTALL_HQ, DataError, FieldkitError, UsageError
 
-FIELD_COMMANDS = ("train", "test", "predict", "inspect")
+FIELD_COMMANDS = ("train", "test", "predict", "bench", "doctor", "inspect")
 HEAVY = ("torch", "onnx", "sklearn", "onnxruntime", "h5py", "numpy", "PIL")
 
 

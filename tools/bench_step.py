@@ -31,6 +31,7 @@ from fieldkit.bundle.radiometry import Radiometry, default_bands
 from fieldkit.bundle.recipe import Augmentation, Initial, Recipe, Schedule
 from fieldkit.bundle.weights import initial_weights
 from fieldkit.cli.build import recipe as parsed
+from fieldkit.field.device import processor
 from fieldkit.field.interface import RANDOM
 from fieldkit.field.session import Stepper, runtime_version
 from fieldkit.hq.compiler.optimisers import Sgd
@@ -53,7 +54,7 @@ def main() -> None:
     settings = _settings()
     torch.set_num_threads(settings.threads)
     cases = list(itertools.product(settings.recipe, settings.batch, settings.size))
-    print(f"machine: {_processor()}, {platform.system()}, Python {platform.python_version()}")
+    print(f"machine: {processor()}, {platform.system()}, Python {platform.python_version()}")
     print(f"versions: torch {torch.__version__}, onnxruntime {runtime_version()}")
     print(f"{settings.threads} threads, scope {settings.scope}; ms, medians of {settings.repeats} in turn (low-high)")
     ratios = [_report(settings, case) for case in cases]
@@ -200,16 +201,6 @@ def _peaks(settings: argparse.Namespace, case: Case, loss: TrainingLoss, recipe:
             command = [sys.executable, str(ALONE), kind, str(path)]
             peaks[kind] = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     return peaks
-
-
-def _processor() -> str:
-    """The processor's name, where the system tells it."""
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ import numpy as np
 
 from fieldkit.bundle.contents import Bundle
 from fieldkit.bundle.reader import read_bundle
+from fieldkit.field.device import processor
 
 ROOT = Path(__file__).resolve().parent.parent
 GOALS = {"wall": 0.8, "memory": 0.5}
@@ -63,15 +64,6 @@ def run(command: list[str]) -> tuple[float, float]:
     if status:
         sys.exit(f"failed: {' '.join(command)}")
     return time.perf_counter() - begin, usage.ru_maxrss / 1024
-
-
-def processor() -> str:
-    """The processor's name, as far as the system tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def main() -> None:
