@@ -11,10 +11,11 @@ import pytest
 import tasks
 
 from fieldkit import Predictor, export_state, first_state, learn, read_bundle, report_state, train
-from fieldkit.bundle.pixels import Pixels
 from fieldkit.bundle.recipe import Initial
 from fieldkit.bundle.samples import Samples
+from fieldkit.bundle.weights import initial_weights
 from fieldkit.errors import DataError, IncompatibleBundle, ResourceError, UsageError
+from fieldkit.field import exporting
 from fieldkit.field.continual import Options, Report, with_limit
 from fieldkit.field.features import features, last_read
 from fieldkit.field.onnx_graph import read_graph
@@ -291,9 +292,15 @@ def test_a_model_without_a_layer_is_seen_by_its_probabilities() -> None:
     assert np.allclose(features(model, images), np.log(session.run(None, {"images": images})[0]), atol=1e-5)
 
 
-def test_the_bundle_in_the_repository_can_be_learnt(request: pytest.FixtureRequest) -> None:
-    bundle = read_bundle(request.config.rootpath / "bundles" / "mnist-1.h5")
-    state = learn(first_state(bundle), bundle, Options(steps=2))
-    assert state.memory.counts(10).tolist() == [1] * 10
-    assert features(export_state(state), bundle.probe.images[:5]).shape == (5, 288)  # type: ignore[union-attr]
-    assert isinstance(state.memory.parts[0].pixels, Pixels)
+@pytest.mark.parametrize("name", ["mnist-1", "mstar-10"])
+def test_a_compiled_networks_features_lead_to_its_probabilities(name: str, request: pytest.FixtureRequest) -> None:
+    bundle = read_bundle(request.config.rootpath / "bundles" / f"{name}.h5")
+    recipe = bundle.recipes["convnet"]
+    weights = initial_weights(recipe.parameters, recipe.initial, 1)
+    model = exporting.complete_model(recipe.programs["predict"], weights, {})
+    images = bundle.images.codes[:5]
+    logits = features(model, images) @ weights["head.weight"].T + weights["head.bias"]
+    shares = np.exp(logits - logits.max(axis=1, keepdims=True))
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {"images": images})
+    assert np.allclose(found, shares / shares.sum(axis=1, keepdims=True), atol=1e-4)
