@@ -50,7 +50,7 @@ def test_three_tasks_are_known_in_the_end_by_one_head() -> None:
 
 def test_without_a_memory_the_first_task_is_forgotten() -> None:
     """What replay is worth: the same trainings, each on its own task alone."""
-    state, schedule = after(0), tasks.recipe().schedule.with_steps(3000)
+    state, schedule = after(0), tasks.recipe().schedule.with_steps(300)
     samples, labels = tasks.bundle(2).training_set(), np.zeros((6, 4), np.float32)
     labels[:, 2:] = samples.targets
     own, initial = Samples(samples.images, labels), Initial(weights=state.weights)
@@ -59,7 +59,7 @@ def test_without_a_memory_the_first_task_is_forgotten() -> None:
     first = tasks.samples(0, 20, 5)
     found = Predictor.open(export_state(replace(grown, weights=trained.weights))).predict(first.images)
     alone = (found.argmax(1) == first.targets).mean()
-    kept = after(0, 2, options=Options(steps=3000)).tasks[0].scores[-1]
+    kept = after(0, 2, options=Options(steps=300)).tasks[0].scores[-1]
     assert kept == 1.0
     assert alone < kept
 
