@@ -17,7 +17,7 @@ from hypothesis.extra import numpy as arrays
 from fieldkit.bundle.pixels import Pixels
 from fieldkit.errors import ProgramError, UsageError
 from fieldkit.field import exporting
-from fieldkit.field.calibration import activation_ranges, sensor_images
+from fieldkit.field.calibration import LEVELS, activation_ranges, sensor_images
 from fieldkit.field.compression import PRECISION, compress
 from fieldkit.field.half import halve
 from fieldkit.field.onnx_graph import Graph, Node, read_graph, with_outputs, write_graph
@@ -103,7 +103,7 @@ def test_values_in_a_range_are_within_a_step_and_zero_is_exact(low: float, high:
 
 def test_saturation_cannot_happen() -> None:
     # Without VNNI, two products of uint8 and int8 are added in 16 bits.
-    assert 2 * 255 * WEIGHT_LIMIT < 2**15
+    assert 2 * LEVELS * WEIGHT_LIMIT < 2**15
 
 
 @pytest.mark.parametrize("relu", [False, True])
@@ -203,7 +203,7 @@ def test_ranges_are_those_of_least_error() -> None:
 
     def error(ends: tuple[float, float]) -> float:
         scale, zero = activation_scale(ends)
-        kept = (np.clip(np.rint(values / scale) + zero, 0, 255) - zero) * scale
+        kept = (np.clip(np.rint(values / scale) + zero, 0, LEVELS) - zero) * scale
         return float(((kept - values) ** 2).sum())
 
     ends = activation_ranges(graph, ["convolved"], images, 1)["convolved"]

@@ -2,7 +2,7 @@
 
 A range that holds every value wastes steps on the rarest; a narrower one cuts those off.  The range is the one of
 least mean squared error over a histogram of what flowed (Nagel et al. 2021, A White Paper on Neural Network
-Quantization, section 3.1, equation 7), for 256 steps.
+Quantization, section 3.1, equation 7), for ``LEVELS`` steps.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from fieldkit.field.session import Session, open_session, run_session
 
 BATCH = 16
 BINS = 2048
-LEVELS = 255
+LEVELS = 127
 SMALLEST = 1e-18
 """The smallest scale: the product of two is still a float32, and so is a value divided by it."""
 # How much of the full range a candidate keeps at either end.
@@ -64,7 +64,7 @@ def _flow(session: Session, names: Sequence[str], images: np.ndarray) -> Iterato
 
 
 def _least_error(counts: np.ndarray, ends: Range) -> Range:
-    """The range within ``ends`` whose 256 steps err least on values that are spread as the histogram says."""
+    """The range within ``ends`` whose steps err least on values that are spread as the histogram says."""
     low, high = ends
     middles = low + (np.arange(BINS) + 0.5) * (high - low) / BINS
 

@@ -5,10 +5,13 @@ Every Conv, Gemm and MatMul with a constant weight reads quantised tensors throu
 result but for rounding.  The scheme is that of Jacob et al. 2018, Quantization and Training of Neural Networks for
 Efficient Integer-Arithmetic-Only Inference, equation 1: real = scale * (stored - zero point).
 
-weights      int8, symmetric, one scale for each output channel.  Of 7 bits, -63 to 63: processors without VNNI add two
-             products of uint8 and int8 in 16 bits, and more bits than these overflow there, silently.
-activations  uint8, one scale and zero point for the tensor, from ``calibration``.
+weights      int8, symmetric, one scale for each output channel.
+activations  uint8, one scale and zero point for the tensor, from ``calibration``: the range that was seen takes 0 to
+             127, what lies above it up to 255.
 biases       int32, scale = the input's scale times the weight's.
+
+Only half of uint8, because processors without VNNI add two products of uint8 and int8 in 16 bits, where 255 * 127 * 2
+overflows without a word and 127 * 127 * 2 does not.  The other way, weights of 7 bits, costs deep networks more.
 """
 
 from __future__ import annotations
@@ -19,9 +22,9 @@ from fieldkit.field.calibration import LEVELS, SMALLEST, Range, activation_range
 from fieldkit.field.onnx_graph import Graph, Node
 
 LAYERS = ("Conv", "Gemm", "MatMul")
-SCHEME = {"weights": "int8 of 7 bits, per channel", "activations": "uint8, per tensor", "ranges": "least squares"}
+SCHEME = {"weights": "int8, per channel", "activations": "uint8 to 127, per tensor", "ranges": "least squares"}
 """The choices above in words, for a model's metadata."""
-WEIGHT_LIMIT = 63
+WEIGHT_LIMIT = 127
 BIAS_LIMIT = 2**31 - 1
 
 
