@@ -104,12 +104,12 @@ def _statement(bundle: Bundle, spec: Spec, dataset: Dataset) -> dict[str, Any]:
         "predicateType": "https://slsa.dev/provenance/v1",
         "predicate": {
             "buildDefinition": {
-                "buildType": "fieldkit-build/1",
+                "buildType": "fieldkit:build/1",
                 "externalParameters": _plain(told),
                 "internalParameters": {"python": platform.python_version()},
                 "resolvedDependencies": [{"name": dataset.name, "digest": {"sha256": dataset.train.digest()}}],
             },
-            "runDetails": {"builder": {"id": "fieldkit build", "version": {"fieldkit": version("fieldkit")}}},
+            "runDetails": {"builder": {"id": "fieldkit:headquarters", "version": {"fieldkit": version("fieldkit")}}},
         },
     }
 
