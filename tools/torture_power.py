@@ -88,13 +88,15 @@ def prepared(name: str, folder: Path, settings: argparse.Namespace) -> Subject:
 def round_of(subject: Subject, chance: random.Random, tally: Tally, in_a_save: bool) -> None:
     """Start the command once, kill it, and look what is left."""
     before = {path.name for path in subject.folder.iterdir()}
+    state = state_folder(subject.output)
+    # What an earlier kill left may still lie there, if this start is killed before it looks.
+    left = set(_being_written(state))
     process = subject.start()
     moment = time.monotonic() + chance.uniform(0.0, 1.5 * subject.peace)
-    state = state_folder(subject.output)
     while process.poll() is None and time.monotonic() < moment:
         time.sleep(POLL)
     if in_a_save:
-        while process.poll() is None and not _being_written(state):
+        while process.poll() is None and not set(_being_written(state)) - left:
             time.sleep(POLL / 10)
     process.send_signal(signal.SIGKILL)
     _, complaint = process.communicate()
@@ -103,7 +105,7 @@ def round_of(subject: Subject, chance: random.Random, tally: Tally, in_a_save: b
     tally.counts["damaged states"] += "left out" in told
     if process.returncode == -signal.SIGKILL:
         tally.counts["kills"] += 1
-        tally.counts["kills in a save"] += bool(_being_written(state))
+        tally.counts["kills in a save"] += bool(set(_being_written(state)) - left)
     elif process.returncode == 0:
         tally.counts["ended"] += 1
     else:
