@@ -24,11 +24,10 @@ from fieldkit.field.state import is_closed
 
 @pytest.fixture(scope="module")
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """task-0.h5, task-2.h5 and task-4.h5; slow.h5 is task 2 with a long training.  Read only."""
+    """task-0.h5, task-2.h5 and task-4.h5.  Read only."""
     folder = tmp_path_factory.mktemp("tasks")
     for first in (0, 2, 4):
         save_bundle(tasks.bundle(first), folder / f"task-{first}.h5")
-    save_bundle(tasks.bundle(0, chosen=tasks.recipe()), folder / "slow.h5")
     return folder
 
 
@@ -161,21 +160,32 @@ def test_a_state_of_an_encrypted_bundle_is_closed_with_the_devices_key(run: Run,
 def test_after_a_cut_the_same_call_ends_with_the_same_bytes(
     run: Run, bundles: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
-    command = ("learn", "a.state", "--bundle", bundles / "slow.h5", "--threads", "1", "--steps", "5000")
+    command = (
+        "learn",
+        "a.state",
+        "--bundle",
+        bundles / "slow.h5",
+        "--threads",
+        "1",
+        "--steps",
+        "5000",
+        "--save-every",
+        "0.05",
+    )
     process = subprocess.Popen(
         [sys.executable, "-m", "fieldkit", *map(str, command)], cwd=tmp_path, env=os.environ, stderr=subprocess.PIPE
     )
     deadline = time.monotonic() + 60
-    while not (tmp_path / ".a.state.state").exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    time.sleep(0.3)
+    # Until a state is saved, from which a training can go on.
+    while not list(tmp_path.glob(".a.state.state/*-[01]")) and time.monotonic() < deadline:
+        time.sleep(0.01)
     process.send_signal(number)
     said = process.communicate(timeout=60)[1].decode()
     assert process.returncode == (6 if number == signal.SIGINT else -signal.SIGKILL), said
     assert not (tmp_path / "a.state").exists()
     resumed = run(*command)
     assert resumed.returncode == 0
-    assert ("going on from step" in resumed.stderr) == (number == signal.SIGINT)
+    assert "going on from step" in resumed.stderr
     cut = (tmp_path / "a.state").read_bytes()
     assert not (tmp_path / ".a.state.state").exists()
     (tmp_path / "a.state").unlink()
