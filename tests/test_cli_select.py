@@ -85,6 +85,7 @@ def test_too_little_time_is_said(run: Run, bundle_file: Path, tmp_path: Path) ->
         (("{bundle}", "-o", "none/best.onnx"), "its folder does not exist"),
         (("{bundle}", "--plot", "none/pareto.png"), "its folder does not exist"),
         (("{bundle}", "--plot", "pareto.pdf"), "expected .png"),
+        (("{bundle}", "--plot", "best.png", "-o", "./best.png"), "the picture would replace the model"),
         (("{bundle}", "--max-size", "small"), "'small' is no size, such as"),
         (("{bundle}", "--max-size", "0"), "'0' is no size"),
         (("{bundle}", "--max-size", "5 bananas"), "is no size"),

@@ -74,7 +74,9 @@ def select(
     if check_writable(target) == bundle.resolve():
         raise UsageError("the model would replace the bundle", where=target, remedy="name another file with -o")
     if plot is not None:
-        chart.check_chart_name(check_writable(plot))
+        chart.check_chart_name(plot)
+        if check_writable(plot) == check_writable(target):
+            raise UsageError("the picture would replace the model", where=plot, remedy="name another file with --plot")
     admitted = open_bundle(bundle, **opening)
     limits = Limits(None if max_latency_ms is None else max_latency_ms / 1e3, max_size, max_memory)
     choice = Choice(limits, None if minutes is None else 60 * minutes, seeds, not no_elimination, threads)
