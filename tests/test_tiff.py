@@ -203,6 +203,7 @@ def test_orientation_is_that_of_pillow(orientation: int) -> None:
         ({279: (1, 1)}, "ends early"),
         ({273: (1 << 30, 1 << 30)}, "ends early"),
         ({277: (9,)}, "strip or tile that ends early"),
+        ({277: (1 << 31,)}, "2,147,483,648 samples a pixel"),
     ],
 )
 def test_what_is_not_read_is_named(tags: Mapping[int, tuple[int, ...]], reason: str) -> None:

@@ -24,6 +24,7 @@ from PIL import Image
 # What an image may take in memory.
 MAX_BYTES = 1 << 30
 MAX_PAGES = 1000
+MAX_SAMPLES = 65535
 
 SUBFILE, WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, FILL_ORDER = 254, 256, 257, 258, 259, 262, 266
 STRIP_OFFSETS, ORIENTATION, SAMPLES, STRIP_ROWS, STRIP_BYTES, PLANAR, PREDICTOR = 273, 274, 277, 278, 279, 284, 317
@@ -66,6 +67,8 @@ class Page:
     def each(self, tag: int) -> tuple[int, ...]:
         """A tag's value for each sample of a pixel."""
         values, count = self.tags.get(tag) or (_DEFAULTS[tag],), self.one(SAMPLES)
+        if count > MAX_SAMPLES:
+            raise ValueError(f"a TIFF of {count:,} samples a pixel; at most {MAX_SAMPLES:,}")
         return values if len(values) == count else values[:1] * count
 
     @property
