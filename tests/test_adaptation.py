@@ -23,7 +23,7 @@ from fieldkit.field.adaptation import ADAPTED, Options, adapt
 from fieldkit.field.comparison import DISTILLED, HOLD_OUT, PROBE, distilled_counts, remembered
 from fieldkit.field.datasets import Dataset
 from fieldkit.field.endurance import Conditions, Mission
-from fieldkit.field.imprinting import head, imprinted
+from fieldkit.field.lastlayer import STRENGTH, LastLayer, find_last_layer, ridge, solved
 from fieldkit.field.local import ENOUGH, Local, join
 from fieldkit.field.prediction import Predictor
 from fieldkit.field.reopening import reopen
@@ -94,7 +94,7 @@ def test_new_classes_are_learnt_and_known_ones_kept() -> None:
 
 
 def test_without_a_hold_out_only_the_probe_is_measured() -> None:
-    made = adapt(MODEL, BUNDLE, NEW, Options(hold_out=0.0, replay=0.0, steps=5), mission().train)
+    made = adapt(MODEL, BUNDLE, NEW, Options("full", hold_out=0.0, replay=0.0, steps=5), mission().train)
     assert [each.where for each in made.comparisons] == [PROBE]
     assert len(made.local.train) == len(NEW.train)
 
@@ -105,11 +105,11 @@ def test_a_model_says_what_it_was_adapted_to_and_can_be_adapted_again() -> None:
     )
     again = reopen(first.content, BUNDLE)
     assert again.classes == NAMES[:4]
-    second = adapt(again, BUNDLE, NEW, Options(steps=30), mission().train)
+    second = adapt(again, BUNDLE, NEW, Options("full", steps=30), mission().train)
     assert Predictor.open(second.content).classes == NAMES
     history = json.loads(reopen(second.content, BUNDLE).metadata[ADAPTED])
     assert [(each["new"], each["seed"], each["steps"]) for each in history] == [
-        (["kind 3"], 7, adaptation.STEPS),
+        (["kind 3"], 7, 0),
         (["kind 4"], 0, 30),
     ]
 
@@ -117,14 +117,14 @@ def test_a_model_says_what_it_was_adapted_to_and_can_be_adapted_again() -> None:
 def test_a_bundle_without_probe_is_measured_on_its_distilled_set() -> None:
     bundle = bundle_of_three(probe=False)
     model = reopen(exporting.export(train(bundle), bundle), bundle)
-    made = adapt(model, bundle, NEW, Options(hold_out=0.0, steps=5), mission().train)
+    made = adapt(model, bundle, NEW, Options("full", hold_out=0.0, steps=5), mission().train)
     assert [each.where for each in made.comparisons] == [DISTILLED]
     assert made.comparisons[0].before.count == len(bundle.images)
 
 
 def test_the_same_call_gives_the_same_bytes() -> None:
-    models = {adapt(MODEL, BUNDLE, NEW, Options(steps=8, seed=5), mission().train).content for _ in range(2)}
-    other = adapt(MODEL, BUNDLE, NEW, Options(steps=8, seed=6), mission().train).content
+    models = {adapt(MODEL, BUNDLE, NEW, Options("full", steps=8, seed=5), mission().train).content for _ in range(2)}
+    other = adapt(MODEL, BUNDLE, NEW, Options("full", steps=8, seed=6), mission().train).content
     assert len(models) == 1
     assert other not in models
 
@@ -178,7 +178,14 @@ def test_what_does_not_fit_is_refused() -> None:
     stray = data_of(some(3, range(1), 0), ("kind 0", "x"), Samples(some(3, range(1), 0).images, np.ones(3, np.int64)))
     with pytest.raises(DataError, match="class 'x' is new and has test images, but none to train with"):
         adapt(MODEL, BUNDLE, stray, Options(), mission().train)
-    for bad in (Options(hold_out=1.0), Options(replay=1.0), Options(steps=0), Options(rate=0.0), Options(scope="head")):
+    for bad in (
+        Options(hold_out=1.0),
+        Options(replay=1.0),
+        Options(steps=0),
+        Options("full", rate=0.0),
+        Options("norm-bias"),
+        Options("x"),
+    ):
         with pytest.raises(UsageError):
             adapt(MODEL, BUNDLE, NEW, bad, mission().train)
 
@@ -209,21 +216,47 @@ def test_every_sample_is_in_one_group_and_shares_are_as_asked(targets: list[int]
         assert mine / sum(shares) == pytest.approx(1 - replay, abs=0.05)
 
 
-def test_imprinted_weights_are_the_direction_of_the_mean_features() -> None:
-    assert head(MODEL.content) == ("weight", "bias")
+@given(st.integers(0, 10**6), st.integers(2, 4), st.integers(4, 12), st.integers(2, 9))
+@settings(max_examples=40, deadline=None)
+def test_ridge_is_the_least_of_what_it_minimises(seed: int, count: int, samples: int, width: int) -> None:
+    """Against the normal equations of all unknowns together, offsets included, in both of its spaces."""
+    rng = np.random.default_rng(seed)
+    targets = np.concatenate([np.arange(count), rng.integers(0, count, samples)])
+    rows, shares = rng.normal(size=(len(targets), width)), rng.random(len(targets)) + 0.1
+    found, offsets = ridge(rows, targets, shares)
+    share = shares / shares.sum()
+    centred = rows - share @ rows
+    strength = STRENGTH * float((share[:, None] * centred**2).sum()) / width
+    whole = np.hstack([rows, np.ones((len(rows), 1))])
+    damping = strength * np.diag([1.0] * width + [0.0])
+    expected = np.linalg.solve(
+        whole.T @ (share[:, None] * whole) + damping, whole.T @ (share[:, None] * np.eye(count)[targets])
+    )
+    assert np.allclose(found.T, expected[:-1], atol=1e-8)
+    assert np.allclose(offsets, expected[-1], atol=1e-8)
+
+
+def test_the_last_layer_is_found_and_solved_from_what_it_reads() -> None:
+    assert find_last_layer(MODEL.content) == LastLayer("weight", "bias")
     fresh, known = some(5, range(KNOWN, ALL), 6), distilled_counts(BUNDLE)
     images, targets = np.concatenate([fresh.images, known.images]), np.concatenate([fresh.targets, known.targets])
-    made = imprinted(MODEL.content, MODEL.weights, images, targets, KNOWN)
+    made = solved(MODEL.content, MODEL.weights, images, targets, np.ones(len(images)))
+    assert made is not None
     features = (images.reshape(len(images), -1).astype(np.float64) - 100.0) / 50.0
-    means = np.stack([features[targets == slot].mean(0) for slot in range(ALL)])
-    length = np.linalg.norm(MODEL.weights["weight"][:KNOWN], axis=1).mean()
-    for slot in range(KNOWN, ALL):
-        away = means[slot] - means.mean(0)
-        row = away / np.linalg.norm(away) * length
-        assert np.allclose(made["weight"][slot], row, atol=1e-5)
-        middle = row @ (means[slot] + means.mean(0)) / 2
-        assert made["bias"][slot] == pytest.approx(MODEL.weights["bias"][:KNOWN].mean() - middle, abs=1e-4)
-    assert np.array_equal(made["weight"][:KNOWN], MODEL.weights["weight"][:KNOWN])
+    rows, offsets = ridge(features, targets, np.ones(len(images)))
+    scale = np.linalg.norm(MODEL.weights["weight"], axis=1).mean() / np.linalg.norm(rows, axis=1).mean()
+    assert np.allclose(made["weight"], scale * rows, atol=1e-4)
+    assert np.allclose(made["bias"], scale * offsets, atol=1e-4)
+
+
+def test_outputs_without_samples_and_a_single_class_keep_their_rows() -> None:
+    known = distilled_counts(BUNDLE)
+    made = solved(MODEL.content, MODEL.weights, known.images, known.targets, np.ones(len(known)))
+    assert made is not None
+    assert np.array_equal(made["weight"][KNOWN:], MODEL.weights["weight"][KNOWN:])
+    assert not np.array_equal(made["weight"][:KNOWN], MODEL.weights["weight"][:KNOWN])
+    alone = known.take(np.flatnonzero(known.targets == 0))
+    assert solved(MODEL.content, MODEL.weights, alone.images, alone.targets, np.ones(len(alone))) is None
 
 
 def test_weights_are_read_back_as_they_were_written() -> None:

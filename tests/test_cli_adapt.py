@@ -58,7 +58,7 @@ def test_new_classes_from_folders(run: Run, device: Path) -> None:
     result = run("adapt", "model.onnx", "three.h5", "--data", "mine", "--allow-unsigned")
     assert result.returncode == 0, result.stderr
     lines = result.stdout.splitlines()
-    assert lines[0].startswith("model-adapted.onnx: linear, 60 steps in ")
+    assert lines[0].startswith("model-adapted.onnx: linear, last layer solved in ")
     assert lines[1] == "new classes: kind 3, kind 4"
     rows = [line.split() for line in lines[4:]]
     assert rows[0][:4] == ["local", "hold-out", "known", "6"]
@@ -71,7 +71,19 @@ def test_new_classes_from_folders(run: Run, device: Path) -> None:
 
 def test_one_json_document_says_the_same(run: Run, device: Path) -> None:
     result = run(
-        "adapt", "model.onnx", "three.h5", "--data", "mine", "-o", "a.onnx", "--json", "--quiet", "--steps", 30
+        "adapt",
+        "model.onnx",
+        "three.h5",
+        "--data",
+        "mine",
+        "-o",
+        "a.onnx",
+        "--json",
+        "--quiet",
+        "--scope",
+        "full",
+        "--steps",
+        30,
     )
     document = json.loads(result.stdout)
     assert result.stderr == ""
@@ -116,7 +128,7 @@ def test_a_change_that_costs_too_much_is_refused_and_nothing_is_written(run: Run
         (["--unlabelled", "mine", "--scope", "full"], "an option of the other kind of samples; found --scope"),
         (["--data", "mine", "-o", "model.onnx"], "would replace what it is made from"),
         (["--data", "mine", "-o", "three.h5"], "would replace what it is made from"),
-        (["--data", "mine", "--scope", "head"], "no train program of this scope"),
+        (["--data", "mine", "--scope", "norm-bias"], "no train program of this scope"),
         (["--data", "nowhere"], "no data there"),
     ],
 )
@@ -129,7 +141,7 @@ def test_calls_that_cannot_be_right(run: Run, device: Path, options: list[str], 
 
 
 def test_a_training_that_is_killed_goes_on_to_the_same_bytes(run: Run, device: Path) -> None:
-    call = ["adapt", "model.onnx", "three.h5", "--data", "mine", "--steps", "400", "--threads", "1"]
+    call = ["adapt", "model.onnx", "three.h5", "--data", "mine", "--scope", "full", "--steps", "400", "--threads", "1"]
     assert run(*call, "-o", "whole.onnx").returncode == 0
     command = [sys.executable, "-m", "fieldkit", *call, "-o", "cut.onnx", "--save-every", "0"]
     process = subprocess.Popen(command, cwd=device, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

@@ -77,8 +77,8 @@ def test_the_model_gets_surer_of_the_images_and_keeps_what_it_knows() -> None:
 
 
 def test_a_change_that_costs_too_much_is_refused() -> None:
-    def spoil(job: Job) -> Trained:
-        trained = mission().train(job)
+    def spoil(job: Job, *, closing: float) -> Trained:
+        trained = mission().train(job, closing=closing)
         return replace(trained, weights={name: -each for name, each in trained.weights.items()})
 
     with pytest.raises(

@@ -17,6 +17,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -31,7 +32,11 @@ from fieldkit.field.reopening import Reopened, reopen
 from fieldkit.hq.splitting import split
 from fieldkit.tasks import classification
 
-VARIANTS: dict[str, dict[str, float]] = {"replay": {}, "no replay": {"replay": 0.0}}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "replay": {},
+    "no replay": {"replay": 0.0},
+    "no replay, all weights": {"replay": 0.0, "scope": "full"},
+}
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,8 @@ def main() -> None:
         found["before"].append(score(model.content, test, known, 0.0))
         for name, variant in VARIANTS.items():
             options = replace(
-                Options(settings.scope, settings.steps, settings.rate, hold_out=0.0, seed=seed), **variant
+                Options(settings.scope, settings.steps, settings.rate, hold_out=0.0, mirror=settings.mirror, seed=seed),
+                **variant,
             )
             began = time.monotonic()
             with Mission(None, Conditions(threads=settings.threads)) as mission:
@@ -68,10 +74,10 @@ def main() -> None:
         print(f"seed {seed}: " + "; ".join(f"{name}: {shown(each[-1:])}" for name, each in found.items()), flush=True)
     print(f"\n{settings.seeds} seeds, {settings.shots} samples of each of {len(data.classes) - known} new classes")
     for name, scores in found.items():
-        print(f"{name:10s} {shown(scores)}")
+        print(f"{name:22s} {shown(scores)}")
         if name != "before":
             lost = [100 * (one.old - other.old) for one, other in zip(found["before"], scores, strict=True)]
-            print(f"{'':10s} old classes lose {spread(lost)} points")
+            print(f"{'':22s} old classes lose {spread(lost)} points")
 
 
 def arguments() -> argparse.Namespace:
@@ -83,6 +89,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--scope", default=Options.scope)
     parser.add_argument("--steps", type=int)
     parser.add_argument("--rate", type=float)
+    parser.add_argument("--mirror", action="store_true")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--validate", action="store_true", help="score on training samples, to choose settings by")
     parser.add_argument("--models", type=Path, help="folder that keeps the trained models for the next run")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from fieldkit.field.endurance import Conditions
 
 # Options that mean nothing to the other kind of samples.
-LABELLED, UNLABELLED = ("scope", "hold_out"), ("tolerance",)
+LABELLED, UNLABELLED = ("scope", "hold_out", "mirror"), ("tolerance",)
 
 
 @click.command(
@@ -40,20 +40,22 @@ LABELLED, UNLABELLED = ("scope", "hold_out"), ("tolerance",)
 @click.option(
     "--scope",
     type=click.Choice(["head", "norm-bias", "full"]),
-    help="What is trained: the last layer, normalisations and biases, or all; BUNDLE must have been built with it.  "
-    "[default: full]",
+    help="What changes: the last layer, which is solved in closed form; or then normalisations and biases too, or all, "
+    "by steps of a train program that BUNDLE must have been built with.  [default: head]",
 )
-@click.option("--steps", type=click.IntRange(min=1), help="Training steps.  [default: 60; without labels 40]")
+@click.option(
+    "--steps", type=click.IntRange(min=1), help="Training steps.  [default: 60, of scope head none; without labels 40]"
+)
 @click.option(
     "--rate",
     type=click.FloatRange(min=0, min_open=True),
-    help="Highest learning rate.  [default: the recipe's; without labels a tenth of it]",
+    help="Highest learning rate.  [default: a tenth of the recipe's]",
 )
 @click.option(
     "--replay",
     type=click.FloatRange(0, 1, max_open=True),
     metavar="SHARE",
-    help="Share of each batch that is replayed from BUNDLE's distilled set; 0 forgets what the samples do not show.  "
+    help="Share of what is learnt that is replayed from BUNDLE's distilled set; 0 forgets what your samples lack.  "
     "[default: each class the same; without labels 0.5]",
 )
 @click.option(
@@ -62,6 +64,7 @@ LABELLED, UNLABELLED = ("scope", "hold_out"), ("tolerance",)
     metavar="SHARE",
     help="Share of each class's samples that only measures.  [default: 0.2; a test split of the data takes its place]",
 )
+@click.option("--mirror", is_flag=True, default=None, help="Your samples may be mirrored, left to right.")
 @click.option(
     "--tolerance",
     type=click.FloatRange(0, 100),
@@ -87,6 +90,7 @@ def adapt(
     rate: float | None,
     replay: float | None,
     hold_out: float | None,
+    mirror: bool | None,
     tolerance: float | None,
     seed: int,
     other_bundle: bool,
@@ -98,7 +102,7 @@ def adapt(
     """Adapt MODEL to samples of your own without forgetting BUNDLE, which it was trained from.
 
     With --data, known classes are joined by name, and new ones take the spare outputs that the bundle was built with
-    (fieldkit build --spare-classes).  Each step replays distilled images of BUNDLE.  The model is measured before and
+    (fieldkit build --spare-classes).  Distilled images of BUNDLE are replayed beside.  The model is measured before and
     after: on the samples that are held out, and on BUNDLE's probe, or on its distilled set where it has no probe.
 
     With --unlabelled, the model's normalisations follow a sensor that has changed, by making its predictions surer; a
@@ -115,6 +119,7 @@ def adapt(
     chosen: dict[str, Any] = {
         "scope": scope,
         "hold_out": hold_out,
+        "mirror": mirror,
         "tolerance": None if tolerance is None else tolerance / 100,
     }
     idle = UNLABELLED if unlabelled is None else LABELLED
@@ -145,8 +150,10 @@ def _text(outcome: Outcome, target: Path) -> str:
     from fieldkit.field.adaptation import Adapted
 
     made, trained = outcome.made, outcome.made.trained
-    title = f"{target}: {trained.recipe.name}, {trained.steps} steps in {faces.duration(outcome.account.seconds)}"
-    lines = [faces.heading(f"{title}, loss {trained.losses[-1]:.4f}")]
+    how = f"{trained.steps} steps" if trained.steps else "last layer solved"
+    loss = f", loss {trained.losses[-1]:.4f}" if trained.steps else ""
+    title = f"{target}: {trained.recipe.name}, {how} in {faces.duration(outcome.account.seconds)}{loss}"
+    lines = [faces.heading(title)]
     if isinstance(made, Adapted):
         new = made.local.classes[made.local.known :]
         lines += [f"new classes: {', '.join(new)}"] * bool(new)

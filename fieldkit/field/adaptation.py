@@ -1,8 +1,8 @@
 """Adapting a trained model on a device: a few labelled samples of its own, and the distilled set against forgetting.
 
-Every step mixes the device's samples with replayed distilled images, each class in its share (Chaudhry et al. 2019, see
-``replay``).  A new class takes the next spare output, whose weights start from the features of its samples
-(``imprinting``).
+New classes take the next spare outputs.  The last layer is solved in closed form, over the distilled set and the
+device's samples together (``lastlayer``).  Scope head is done then; the others go on from there with steps of training
+that mix new and replayed samples, each class in its share (Chaudhry et al. 2019, see ``replay``).
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -22,15 +23,16 @@ from fieldkit.bundle.recipe import Initial, Recipe, Schedule
 from fieldkit.bundle.samples import Samples
 from fieldkit.errors import UsageError
 from fieldkit.field import exporting
-from fieldkit.field.comparison import HOLD_OUT, Comparison, compare, distilled_counts, remembered
+from fieldkit.field.comparison import HOLD_OUT, Comparison, compare, distilled_counts, remembered, score_before
 from fieldkit.field.datasets import Dataset
 from fieldkit.field.endurance import Job
-from fieldkit.field.imprinting import Weights, imprinted
+from fieldkit.field.lastlayer import Weights, solved
 from fieldkit.field.local import Local, join
 from fieldkit.field.prediction import Predictor
 from fieldkit.field.reopening import Reopened
 from fieldkit.field.replay import balanced
 from fieldkit.field.training import Trained, widened
+from fieldkit.field.views import views
 from fieldkit.tasks import classification
 
 ADAPTED = "fieldkit.adapted"
@@ -42,24 +44,31 @@ KEPT = (exporting.RADIOMETRY, exporting.BUNDLE, exporting.RECIPE, exporting.SEED
 PART = 100
 """The shares of a batch are counted in this many parts."""
 
-Train = Callable[[Job], Trained]
+
+class Train(Protocol):
+    """Runs a training and leaves ``closing`` seconds for what comes after it, as ``endurance.Mission.train`` does."""
+
+    def __call__(self, job: Job, *, closing: float) -> Trained: ...
 
 
 @dataclass(frozen=True)
 class Options:
     """How to adapt.
 
-    scope: which train program of the recipe trains.
-    steps, rate: None takes this module's; a rate of None is ``RATE`` times the recipe's highest.
-    replay: share of each batch that is replayed, 0-1; None gives each class the same, wherever it comes from.
+    scope: what changes, one of ``SCOPES``: the last layer alone, which is solved; or which train program goes on.
+    steps, rate: of training; None takes this module's, and for scope head none; a rate of None is ``RATE`` times the
+    recipe's highest.
+    replay: share of what is learnt that is replayed, 0-1; None gives each class the same, wherever it comes from.
     hold_out: share of the device's samples that only measures, 0-1.
+    mirror: whether the device's samples may be mirrored, left to right, as far as the recipe does not say so.
     """
 
-    scope: str = "full"
+    scope: str = "head"
     steps: int | None = None
     rate: float | None = None
     replay: float | None = None
     hold_out: float = 0.2
+    mirror: bool = False
     seed: int = 0
 
 
@@ -87,27 +96,61 @@ class Adapted:
 
 
 def adapt(model: Reopened, bundle: Bundle, data: Dataset, options: Options, train: Train) -> Adapted:
-    """Fine-tune ``model`` on ``data`` while replaying what ``bundle`` distilled.
+    """Adapt ``model`` to ``data`` while replaying what ``bundle`` distilled.
 
-    train: runs the training, as ``endurance.Mission.train`` does.
+    train: what runs the training, where there is any.
     Raises UsageError for an option out of range, a scope that the recipe has not, or more new classes than there are
     spare ones; DataError for data that does not fit; what ``train`` raises.
     """
+    _check(options)
     local = join(data, bundle.manifest, model.classes, hold_out=options.hold_out, seed=options.seed)
-    job = plan(model, bundle, local, options)
-    trained = train(job)
+    sets = [remembered(bundle)] if local.held_out is None else [(HOLD_OUT, local.held_out), remembered(bundle)]
+    began = time.monotonic()
+    before = [score_before(model.content, samples, len(local.classes)) for _, samples in sets]
+    closing = 2.0 * (time.monotonic() - began)
+    start = solve(model, bundle, local, options)
+    if start is not None and options.scope == "head" and options.steps is None:
+        trained = Trained(model.recipe, start, np.zeros(0, np.float32), options.seed, 0)
+    else:
+        trained = train(plan(model, bundle, local, options, start or model.weights), closing=closing)
     new = list(local.classes[local.known :])
     entry = {"data": local.name, "samples": len(local.train), "new": new, **asdict(options), "steps": trained.steps}
     content = rewritten(model, bundle, trained, local.classes, entry)
-    before, after = Predictor.open(model.content), Predictor.open(content)
-    sets = [remembered(bundle)]
-    if local.held_out is not None:
-        sets.insert(0, (HOLD_OUT, local.held_out))
-    return Adapted(content, trained, local, tuple(compare(where, before, after, each) for where, each in sets))
+    after = Predictor.open(content)
+    found = (compare(where, local.known, one, after, each) for (where, each), one in zip(sets, before, strict=True))
+    return Adapted(content, trained, local, tuple(found))
 
 
-def plan(model: Reopened, bundle: Bundle, local: Local, options: Options) -> Job:
-    """The training that adapts: its samples, first weights and schedule."""
+def _check(options: Options) -> None:
+    if options.scope not in SCOPES:
+        raise UsageError("unknown scope", where="scope", found=options.scope, expected=" or ".join(SCOPES))
+    if options.replay is not None and not 0.0 <= options.replay < 1.0:
+        raise UsageError("not a share of a batch", where="replay", found=options.replay, expected="0 to less than 1")
+
+
+def solve(model: Reopened, bundle: Bundle, local: Local, options: Options) -> Weights | None:
+    """The model's weights with the last layer that fits all samples; None where the model has no linear last layer.
+
+    The device's samples count in all of their views.
+    """
+    known, count = distilled_counts(bundle), len(local.classes)
+    _, groups, shares = mixed(bundle.training_set(), local, options.replay)
+    each = np.zeros(len(local.train) + len(known))
+    for group, share in zip(groups, shares, strict=True):
+        each[group] = share / len(group)
+    seen = list(views(local.train.images, model.recipe.augmentation, options.mirror))
+    parts = [Samples(images, local.train.targets) for images in seen]
+    counts = [each[: len(local.train)] / len(seen)] * len(seen)
+    if options.replay != 0.0:
+        parts.append(known)
+        counts.append(each[len(local.train) :])
+    images, targets = (np.concatenate([getattr(part, name) for part in parts]) for name in ("images", "targets"))
+    assert targets.max() < count
+    return solved(model.content, model.weights, images, targets, np.concatenate(counts))
+
+
+def plan(model: Reopened, bundle: Bundle, local: Local, options: Options, weights: Weights) -> Job:
+    """The training that adapts, from ``weights`` on: its samples and schedule."""
     samples, groups, shares = mixed(bundle.training_set(), local, options.replay)
     return Job(
         model.recipe,
@@ -115,7 +158,7 @@ def plan(model: Reopened, bundle: Bundle, local: Local, options: Options) -> Job
         options.scope,
         options.seed,
         schedule(model.recipe, STEPS if options.steps is None else options.steps, options.rate, RATE),
-        Initial(weights=first_weights(model, bundle, local)),
+        Initial(weights=weights),
         balanced(groups, shares),
         about={"bundle": bundle.digest, "model": hashlib.sha256(model.content).hexdigest(), "shares": shares},
     )
@@ -142,8 +185,6 @@ def mixed(replayed: Samples, local: Local, replay: float | None) -> tuple[Sample
     replay: the share of a batch that all replayed groups get together; None gives each class the same, in equal parts
     where it comes from both sources.
     """
-    if replay is not None and not 0.0 <= replay < 1.0:
-        raise UsageError("not a share of a batch", where="replay", found=replay, expected="0 to less than 1")
     count = len(local.classes)
     own = Samples(local.train.images.astype(np.float32), np.eye(count, dtype=np.float32)[local.train.targets])
     mine = {slot: each for slot, each in enumerate(classification.group(local.train.targets, count)) if len(each)}
@@ -159,17 +200,6 @@ def mixed(replayed: Samples, local: Local, replay: float | None) -> tuple[Sample
     targets = np.concatenate([own.targets, widened(replayed.targets, count)])
     images = np.concatenate([own.images, replayed.images])
     return Samples(images, targets), [*mine.values(), *theirs.values()], shares
-
-
-def first_weights(model: Reopened, bundle: Bundle, local: Local) -> Weights:
-    """The model's weights; those of new classes start from the features of their samples."""
-    if not local.new:
-        return model.weights
-    known = distilled_counts(bundle)
-    fresh = local.train.targets >= local.known
-    images = np.concatenate([local.train.images[fresh], known.images])
-    targets = np.concatenate([local.train.targets[fresh], known.targets])
-    return imprinted(model.content, model.weights, images, targets, local.known)
 
 
 def rewritten(

@@ -61,7 +61,7 @@ class Outcome:
             "steps": trained.steps,
             "resumed": self.resumed,
             "seconds": account.pop("seconds"),
-            "loss": {"first": float(trained.losses[0]), "last": float(trained.losses[-1])},
+            "loss": {"first": float(trained.losses[0]), "last": float(trained.losses[-1])} if trained.steps else None,
             **self.made.to_json(),
             "device": account,
         }
@@ -86,8 +86,8 @@ def adapt_file(
     model = reopen(request.model, bundle, other_bundle=request.other_bundle)
     with Mission(state_folder(request.output), replace(conditions, sealer=admitted.sealer)) as mission:
 
-        def train(job: Job) -> Trained:
-            return mission.train(job, progress)
+        def train(job: Job, *, closing: float) -> Trained:
+            return mission.train(job, progress, closing)
 
         if isinstance(options, adaptation.Options):
             data = load_dataset(_named(request.data), for_training=False)

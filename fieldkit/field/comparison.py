@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,18 +54,16 @@ class Comparison:
         }
 
 
-def compare(where: str, before: Predictor, after: Predictor, samples: Samples) -> Comparison:
-    """Both models' scores on native counts and int64 targets; a class that only the second knows is wrong before."""
-    more = len(after.classes) - len(before.classes)
-    first = np.pad(before.predict(samples.images), ((0, 0), (0, more)))
-    second = after.predict(samples.images)
-    return Comparison(
-        where,
-        after.classes,
-        len(before.classes),
-        classification.score(first, samples.targets),
-        classification.score(second, samples.targets),
-    )
+def score_before(model: bytes, samples: Samples, count: int) -> classification.Scores:
+    """A model's scores on native counts and int64 targets of ``count`` classes; those it does not know are wrong."""
+    probabilities = Predictor.open(model).predict(samples.images)
+    return classification.score(np.pad(probabilities, ((0, 0), (0, count - probabilities.shape[1]))), samples.targets)
+
+
+def compare(where: str, known: int, before: classification.Scores, after: Predictor, samples: Samples) -> Comparison:
+    """The scores of a model afterwards beside those from before, on the same samples."""
+    scores = classification.score(after.predict(samples.images), samples.targets)
+    return Comparison(where, after.classes, known, before, scores)
 
 
 def remembered(bundle: Bundle) -> tuple[str, Samples]:
@@ -79,8 +76,3 @@ def distilled_counts(bundle: Bundle) -> Samples:
     distilled, dtype = bundle.training_set(), np.dtype(bundle.manifest.radiometry.dtype)
     images = np.clip(np.rint(distilled.images), 0, np.iinfo(dtype).max).astype(dtype)
     return Samples(images, distilled.targets.argmax(axis=1))
-
-
-def without_gain(comparisons: Sequence[Comparison], tolerance: float) -> list[Comparison]:
-    """Those on which the second model is worse than the first by more than ``tolerance``, in accuracy 0-1."""
-    return [each for each in comparisons if each.change < -tolerance]

@@ -9,6 +9,7 @@ of a single class; and the result is refused where the model gets worse on what 
 from __future__ import annotations
 
 import hashlib
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from fieldkit.bundle.recipe import UNLABELLED, Initial
 from fieldkit.bundle.samples import Samples
 from fieldkit.errors import DataError, UsageError
 from fieldkit.field.adaptation import PART, Train, rewritten, schedule
-from fieldkit.field.comparison import Comparison, compare, remembered
+from fieldkit.field.comparison import Comparison, compare, remembered, score_before
 from fieldkit.field.endurance import Job
 from fieldkit.field.finding import find_images
 from fieldkit.field.prediction import Predictor
@@ -101,7 +102,7 @@ def adapt_unlabelled(
 ) -> Shifted:
     """Make ``model`` surer of ``images``, native counts [n, c, h, w], while replaying what ``bundle`` distilled.
 
-    name: of the images, for the model's history.  train: runs the training, as ``endurance.Mission.train`` does.
+    name: of the images, for the model's history.  train: what runs the training.
     Raises UsageError for an option out of range, or a recipe without a program for this; DataError if the model gets
     worse than ``options.tolerance`` allows; what ``train`` raises.
     """
@@ -113,15 +114,17 @@ def adapt_unlabelled(
             expected=UNLABELLED,
             remedy=f"build the bundle with fieldkit build --scope full --scope {UNLABELLED}",
         )
-    trained = train(plan(model, bundle, images, options))
+    where, known = remembered(bundle)
+    before, began = Predictor.open(model.content), time.monotonic()
+    scores, first = score_before(model.content, known, len(model.classes)), before.predict(images)
+    trained = train(plan(model, bundle, images, options), closing=2.0 * (time.monotonic() - began))
     entry = {"data": name, "samples": len(images), "scope": UNLABELLED, **asdict(options), "steps": trained.steps}
     content = rewritten(model, bundle, trained, model.classes, entry)
-    before, after = Predictor.open(model.content), Predictor.open(content)
-    where, known = remembered(bundle)
-    comparison = compare(where, before, after, known)
+    after = Predictor.open(content)
+    comparison = compare(where, len(model.classes), scores, after, known)
     if comparison.change < -options.tolerance:
         raise _refused(comparison, options.tolerance)
-    return Shifted(content, trained, comparison, _sureness(before.predict(images), after.predict(images)))
+    return Shifted(content, trained, comparison, _sureness(first, after.predict(images)))
 
 
 def plan(model: Reopened, bundle: Bundle, images: np.ndarray, options: Options) -> Job:
