@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from fieldkit.bundle.reader import read_bundle as read_bundle
     from fieldkit.bundle.samples import Samples as Samples
     from fieldkit.errors import FieldkitError as FieldkitError
+    from fieldkit.field.adaptation import Adaptation as Adaptation
+    from fieldkit.field.adaptation import adapt as adapt
+    from fieldkit.field.adapting import AdaptRequest as AdaptRequest
+    from fieldkit.field.adapting import adapt_file as adapt_file
     from fieldkit.field.admission import open_bundle as open_bundle
     from fieldkit.field.answers import Asking as Asking
     from fieldkit.field.answers import predict_files as predict_files
@@ -50,6 +54,7 @@ if TYPE_CHECKING:
     from fieldkit.field.production import train_model as train_model
     from fieldkit.field.providers import use_provider as use_provider
     from fieldkit.field.ranking import Limits as Limits
+    from fieldkit.field.reopening import reopen as reopen
     from fieldkit.field.sealing import decrypt_bundle as decrypt_bundle
     from fieldkit.field.sealing import encrypt_bundle as encrypt_bundle
     from fieldkit.field.sealing import sign_bundle as sign_bundle
@@ -61,6 +66,8 @@ if TYPE_CHECKING:
     from fieldkit.field.training import Trainer as Trainer
     from fieldkit.field.training import train as train
     from fieldkit.field.trust import TrustStore as TrustStore
+    from fieldkit.field.unlabelled import UnlabelledAdaptation as UnlabelledAdaptation
+    from fieldkit.field.unlabelled import adapt_unlabelled as adapt_unlabelled
     from fieldkit.field.updating import diff_bundles as diff_bundles
     from fieldkit.field.updating import patch_bundle as patch_bundle
     from fieldkit.field.verification import verify_bundle as verify_bundle
@@ -69,6 +76,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "AdaptRequest": "fieldkit.field.adapting",
+    "Adaptation": "fieldkit.field.adaptation",
     "Asking": "fieldkit.field.answers",
     "Bundle": "fieldkit.bundle.contents",
     "Choice": "fieldkit.field.selection",
@@ -83,6 +92,10 @@ _HOMES = {
     "Trained": "fieldkit.field.training",
     "Trainer": "fieldkit.field.training",
     "TrustStore": "fieldkit.field.trust",
+    "UnlabelledAdaptation": "fieldkit.field.unlabelled",
+    "adapt": "fieldkit.field.adaptation",
+    "adapt_file": "fieldkit.field.adapting",
+    "adapt_unlabelled": "fieldkit.field.unlabelled",
     "bench": "fieldkit.field.benchmark",
     "calibrate": "fieldkit.field.confidence",
     "compress": "fieldkit.field.compression",
@@ -105,6 +118,7 @@ _HOMES = {
     "read_private_key": "fieldkit.bundle.keys",
     "read_public_key": "fieldkit.bundle.keys",
     "read_state": "fieldkit.field.state",
+    "reopen": "fieldkit.field.reopening",
     "report_state": "fieldkit.field.continual",
     "save_model": "fieldkit.field.exporting",
     "select": "fieldkit.field.selection",

@@ -19,7 +19,7 @@ from fieldkit.bundle.samples import Samples
 from fieldkit.bundle.writer import write_bundle
 from fieldkit.errors import DataError, IncompatibleBundle, ProgramError, UsageError
 from fieldkit.field import adaptation, exporting
-from fieldkit.field.adaptation import ADAPTED, Options, adapt
+from fieldkit.field.adaptation import ADAPTED, Adaptation, adapt
 from fieldkit.field.comparison import DISTILLED, HOLD_OUT, PROBE, distilled_counts, remembered
 from fieldkit.field.datasets import Dataset
 from fieldkit.field.endurance import Conditions, Mission
@@ -79,7 +79,7 @@ def shares_right(model: bytes) -> tuple[float, float]:
 
 
 def test_new_classes_are_learnt_and_known_ones_kept() -> None:
-    made = adapt(MODEL, BUNDLE, NEW, Options(hold_out=0.3), mission().train)
+    made = adapt(MODEL, BUNDLE, NEW, Adaptation(hold_out=0.3), mission().train)
     known, new = shares_right(made.content)
     assert known > 0.95
     assert new > 0.95
@@ -94,18 +94,18 @@ def test_new_classes_are_learnt_and_known_ones_kept() -> None:
 
 
 def test_without_a_hold_out_only_the_probe_is_measured() -> None:
-    made = adapt(MODEL, BUNDLE, NEW, Options("full", hold_out=0.0, replay=0.0, steps=5), mission().train)
+    made = adapt(MODEL, BUNDLE, NEW, Adaptation("full", hold_out=0.0, replay=0.0, steps=5), mission().train)
     assert [each.where for each in made.comparisons] == [PROBE]
     assert len(made.local.train) == len(NEW.train)
 
 
 def test_a_model_says_what_it_was_adapted_to_and_can_be_adapted_again() -> None:
     first = adapt(
-        MODEL, BUNDLE, replace(NEW, train=some(6, range(3, 4), 4), classes=NAMES), Options(seed=7), mission().train
+        MODEL, BUNDLE, replace(NEW, train=some(6, range(3, 4), 4), classes=NAMES), Adaptation(seed=7), mission().train
     )
     again = reopen(first.content, BUNDLE)
     assert again.classes == NAMES[:4]
-    second = adapt(again, BUNDLE, NEW, Options("full", steps=30), mission().train)
+    second = adapt(again, BUNDLE, NEW, Adaptation("full", steps=30), mission().train)
     assert Predictor.open(second.content).classes == NAMES
     history = json.loads(reopen(second.content, BUNDLE).metadata[ADAPTED])
     assert [(each["new"], each["seed"], each["steps"]) for each in history] == [
@@ -117,14 +117,14 @@ def test_a_model_says_what_it_was_adapted_to_and_can_be_adapted_again() -> None:
 def test_a_bundle_without_probe_is_measured_on_its_distilled_set() -> None:
     bundle = bundle_of_three(probe=False)
     model = reopen(exporting.export(train(bundle), bundle), bundle)
-    made = adapt(model, bundle, NEW, Options("full", hold_out=0.0, steps=5), mission().train)
+    made = adapt(model, bundle, NEW, Adaptation("full", hold_out=0.0, steps=5), mission().train)
     assert [each.where for each in made.comparisons] == [DISTILLED]
     assert made.comparisons[0].before.count == len(bundle.images)
 
 
 def test_the_same_call_gives_the_same_bytes() -> None:
-    models = {adapt(MODEL, BUNDLE, NEW, Options("full", steps=8, seed=5), mission().train).content for _ in range(2)}
-    other = adapt(MODEL, BUNDLE, NEW, Options("full", steps=8, seed=6), mission().train).content
+    models = {adapt(MODEL, BUNDLE, NEW, Adaptation("full", steps=8, seed=5), mission().train).content for _ in range(2)}
+    other = adapt(MODEL, BUNDLE, NEW, Adaptation("full", steps=8, seed=6), mission().train).content
     assert len(models) == 1
     assert other not in models
 
@@ -169,22 +169,22 @@ def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(
         UsageError, match=r"no room for these classes; found 5 new classes: a, b, c, d, e; expected at most 2"
     ):
-        adapt(MODEL, BUNDLE, many, Options(), mission().train)
+        adapt(MODEL, BUNDLE, many, Adaptation(), mission().train)
     wrong = data_of(handmade.images(6, (1, 4, 4), 3), NAMES[:KNOWN])
     with pytest.raises(
         DataError, match=r"images \(bands, height, width\) are \(1, 4, 4\), the bundle's are \(1, 5, 5\)"
     ):
-        adapt(MODEL, BUNDLE, wrong, Options(), mission().train)
+        adapt(MODEL, BUNDLE, wrong, Adaptation(), mission().train)
     stray = data_of(some(3, range(1), 0), ("kind 0", "x"), Samples(some(3, range(1), 0).images, np.ones(3, np.int64)))
     with pytest.raises(DataError, match="class 'x' is new and has test images, but none to train with"):
-        adapt(MODEL, BUNDLE, stray, Options(), mission().train)
+        adapt(MODEL, BUNDLE, stray, Adaptation(), mission().train)
     for bad in (
-        Options(hold_out=1.0),
-        Options(replay=1.0),
-        Options(steps=0),
-        Options("full", rate=0.0),
-        Options("norm-bias"),
-        Options("x"),
+        Adaptation(hold_out=1.0),
+        Adaptation(replay=1.0),
+        Adaptation(steps=0),
+        Adaptation("full", rate=0.0),
+        Adaptation("norm-bias"),
+        Adaptation("x"),
     ):
         with pytest.raises(UsageError):
             adapt(MODEL, BUNDLE, NEW, bad, mission().train)

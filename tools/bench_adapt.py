@@ -24,7 +24,7 @@ import numpy as np
 import fieldkit
 from fieldkit.bundle.contents import Bundle
 from fieldkit.bundle.samples import Samples
-from fieldkit.field.adaptation import Options, adapt
+from fieldkit.field.adaptation import Adaptation, adapt
 from fieldkit.field.datasets import load_dataset
 from fieldkit.field.endurance import Conditions, Mission
 from fieldkit.field.prediction import Predictor
@@ -64,7 +64,9 @@ def main() -> None:
         found["before"].append(score(model.content, test, known, 0.0))
         for name, variant in VARIANTS.items():
             options = replace(
-                Options(settings.scope, settings.steps, settings.rate, hold_out=0.0, mirror=settings.mirror, seed=seed),
+                Adaptation(
+                    settings.scope, settings.steps, settings.rate, hold_out=0.0, mirror=settings.mirror, seed=seed
+                ),
                 **variant,
             )
             began = time.monotonic()
@@ -86,7 +88,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("data", type=Path)
     parser.add_argument("--shots", type=int, default=10)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--scope", default=Options.scope)
+    parser.add_argument("--scope", default=Adaptation.scope)
     parser.add_argument("--steps", type=int)
     parser.add_argument("--rate", type=float)
     parser.add_argument("--mirror", action="store_true")

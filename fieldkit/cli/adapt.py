@@ -41,15 +41,17 @@ LABELLED, UNLABELLED = ("scope", "hold_out", "mirror"), ("tolerance",)
     "--scope",
     type=click.Choice(["head", "norm-bias", "full"]),
     help="What changes: the last layer, which is solved in closed form; or then normalisations and biases too, or all, "
-    "by steps of a train program that BUNDLE must have been built with.  [default: head]",
+    "by steps of a train program that BUNDLE must have been built with.  [default: head; full with --steps]",
 )
 @click.option(
-    "--steps", type=click.IntRange(min=1), help="Training steps.  [default: 60, of scope head none; without labels 40]"
+    "--steps",
+    type=click.IntRange(min=1),
+    help="Training steps.  [default: 60, for scope head none; without labels 100]",
 )
 @click.option(
     "--rate",
     type=click.FloatRange(min=0, min_open=True),
-    help="Highest learning rate.  [default: a tenth of the recipe's]",
+    help="Highest learning rate.  [default: a tenth of the recipe's; without labels 0.3 of it]",
 )
 @click.option(
     "--replay",
@@ -112,7 +114,7 @@ def adapt(
     """
     from fieldkit.field import adaptation
     from fieldkit.field import unlabelled as blind
-    from fieldkit.field.adapting import Request, adapt_file
+    from fieldkit.field.adapting import AdaptRequest, adapt_file
 
     given: dict[str, Any] = {"steps": steps, "rate": rate, "replay": replay, "seed": seed}
     shared = {name: value for name, value in given.items() if value is not None}
@@ -128,11 +130,11 @@ def adapt(
         kind = "--data" if unlabelled is None else "--unlabelled"
         raise UsageError("an option of the other kind of samples", found=", ".join(odd), expected=f"options of {kind}")
     own = {name: value for name, value in chosen.items() if value is not None}
-    settings = (adaptation.Options if unlabelled is None else blind.Options)(**shared, **own)
+    settings = (adaptation.Adaptation if unlabelled is None else blind.UnlabelledAdaptation)(**shared, **own)
     target = output or model.with_name(f"{model.stem}-adapted.onnx")
     with faces.Progress("adapting", "steps", quiet) as progress:
         outcome = adapt_file(
-            Request(model, bundle, target, data, unlabelled, other_bundle, opening),
+            AdaptRequest(model, bundle, target, data, unlabelled, other_bundle, opening),
             settings,
             conditions,
             lambda done, total, loss: progress(done, total, f"loss {loss:.4f}"),

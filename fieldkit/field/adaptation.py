@@ -11,8 +11,9 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -52,10 +53,11 @@ class Train(Protocol):
 
 
 @dataclass(frozen=True)
-class Options:
+class Adaptation:
     """How to adapt.
 
-    scope: what changes, one of ``SCOPES``: the last layer alone, which is solved; or which train program goes on.
+    scope: what changes, one of ``SCOPES``: the last layer alone, which is solved; or which train program goes on.  None
+    takes head, or full where ``steps`` are named or the last layer cannot be solved.
     steps, rate: of training; None takes this module's, and for scope head none; a rate of None is ``RATE`` times the
     recipe's highest.
     replay: share of what is learnt that is replayed, 0-1; None gives each class the same, wherever it comes from.
@@ -63,7 +65,7 @@ class Options:
     mirror: whether the device's samples may be mirrored, left to right, as far as the recipe does not say so.
     """
 
-    scope: str = "head"
+    scope: str | None = None
     steps: int | None = None
     rate: float | None = None
     replay: float | None = None
@@ -76,11 +78,13 @@ class Options:
 class Adapted:
     """What an adaptation made.
 
-    content: the model file.  comparisons: before and after, on the local hold-out if there is one, and on what shows
-    whether the model still knows its bundle.
+    content: the model file.  scope: what was changed.
+    comparisons: before and after, on the local hold-out if there is one, and on what shows whether the model still
+    knows its bundle.
     """
 
     content: bytes
+    scope: str
     trained: Trained
     local: Local
     comparisons: tuple[Comparison, ...]
@@ -88,6 +92,7 @@ class Adapted:
     def to_json(self) -> dict[str, Any]:
         local = self.local
         return {
+            "scope": self.scope,
             "classes": list(local.classes),
             "new": list(local.classes[local.known :]),
             "samples": {"train": len(local.train), "held_out": 0 if local.held_out is None else len(local.held_out)},
@@ -95,7 +100,7 @@ class Adapted:
         }
 
 
-def adapt(model: Reopened, bundle: Bundle, data: Dataset, options: Options, train: Train) -> Adapted:
+def adapt(model: Reopened, bundle: Bundle, data: Dataset, options: Adaptation, train: Train) -> Adapted:
     """Adapt ``model`` to ``data`` while replaying what ``bundle`` distilled.
 
     train: what runs the training, where there is any.
@@ -107,28 +112,35 @@ def adapt(model: Reopened, bundle: Bundle, data: Dataset, options: Options, trai
     sets = [remembered(bundle)] if local.held_out is None else [(HOLD_OUT, local.held_out), remembered(bundle)]
     began = time.monotonic()
     before = [score_before(model.content, samples, len(local.classes)) for _, samples in sets]
-    closing = 2.0 * (time.monotonic() - began)
-    start = solve(model, bundle, local, options)
-    if start is not None and options.scope == "head" and options.steps is None:
-        trained = Trained(model.recipe, start, np.zeros(0, np.float32), options.seed, 0)
-    else:
-        trained = train(plan(model, bundle, local, options, start or model.weights), closing=closing)
+    scope, trained = _changed(model, bundle, local, options, partial(train, closing=2.0 * (time.monotonic() - began)))
     new = list(local.classes[local.known :])
-    entry = {"data": local.name, "samples": len(local.train), "new": new, **asdict(options), "steps": trained.steps}
+    entry = {"data": local.name, "samples": len(local.train), "new": new, **asdict(options)}
+    entry |= {"scope": scope, "steps": trained.steps}
     content = rewritten(model, bundle, trained, local.classes, entry)
     after = Predictor.open(content)
     found = (compare(where, local.known, one, after, each) for (where, each), one in zip(sets, before, strict=True))
-    return Adapted(content, trained, local, tuple(found))
+    return Adapted(content, scope, trained, local, tuple(found))
 
 
-def _check(options: Options) -> None:
-    if options.scope not in SCOPES:
+def _changed(
+    model: Reopened, bundle: Bundle, local: Local, options: Adaptation, train: Callable[[Job], Trained]
+) -> tuple[str, Trained]:
+    """The scope that was taken, and the weights: solved, and trained from there on if that is wanted."""
+    start = solve(model, bundle, local, options)
+    scope = options.scope or ("head" if start is not None and options.steps is None else "full")
+    if start is not None and scope == "head" and options.steps is None:
+        return scope, Trained(model.recipe, start, np.zeros(0, np.float32), options.seed, 0)
+    return scope, train(plan(model, bundle, local, replace(options, scope=scope), start or model.weights))
+
+
+def _check(options: Adaptation) -> None:
+    if options.scope not in (None, *SCOPES):
         raise UsageError("unknown scope", where="scope", found=options.scope, expected=" or ".join(SCOPES))
     if options.replay is not None and not 0.0 <= options.replay < 1.0:
         raise UsageError("not a share of a batch", where="replay", found=options.replay, expected="0 to less than 1")
 
 
-def solve(model: Reopened, bundle: Bundle, local: Local, options: Options) -> Weights | None:
+def solve(model: Reopened, bundle: Bundle, local: Local, options: Adaptation) -> Weights | None:
     """The model's weights with the last layer that fits all samples; None where the model has no linear last layer.
 
     The device's samples count in all of their views.
@@ -149,13 +161,13 @@ def solve(model: Reopened, bundle: Bundle, local: Local, options: Options) -> We
     return solved(model.content, model.weights, images, targets, np.concatenate(counts))
 
 
-def plan(model: Reopened, bundle: Bundle, local: Local, options: Options, weights: Weights) -> Job:
+def plan(model: Reopened, bundle: Bundle, local: Local, options: Adaptation, weights: Weights) -> Job:
     """The training that adapts, from ``weights`` on: its samples and schedule."""
     samples, groups, shares = mixed(bundle.training_set(), local, options.replay)
     return Job(
         model.recipe,
         samples,
-        options.scope,
+        options.scope or "full",
         options.seed,
         schedule(model.recipe, STEPS if options.steps is None else options.steps, options.rate, RATE),
         Initial(weights=weights),

@@ -23,7 +23,7 @@ from fieldkit.field.watch import Account
 
 
 @dataclass(frozen=True)
-class Request:
+class AdaptRequest:
     """Which files to adapt from, and to.
 
     data: labelled samples, as ``load_dataset`` takes them; unlabelled: a folder of images.  One of the two.
@@ -68,8 +68,8 @@ class Outcome:
 
 
 def adapt_file(
-    request: Request,
-    options: adaptation.Options | unlabelled.Options,
+    request: AdaptRequest,
+    options: adaptation.Adaptation | unlabelled.UnlabelledAdaptation,
     conditions: Conditions,
     progress: Progress | None = None,
 ) -> Outcome:
@@ -89,7 +89,7 @@ def adapt_file(
         def train(job: Job, *, closing: float) -> Trained:
             return mission.train(job, progress, closing)
 
-        if isinstance(options, adaptation.Options):
+        if isinstance(options, adaptation.Adaptation):
             data = load_dataset(_named(request.data), for_training=False)
             made: Adapted | Shifted = adaptation.adapt(model, bundle, data, options, train)
         else:
@@ -102,9 +102,9 @@ def adapt_file(
         return Outcome(made, len(made.content), mission.account(), mission.resumed)
 
 
-def _check(request: Request, options: adaptation.Options | unlabelled.Options) -> None:
+def _check(request: AdaptRequest, options: adaptation.Adaptation | unlabelled.UnlabelledAdaptation) -> None:
     """Raise UsageError for what cannot be right, before anything is done."""
-    wanted = request.data if isinstance(options, adaptation.Options) else request.unlabelled
+    wanted = request.data if isinstance(options, adaptation.Adaptation) else request.unlabelled
     if (request.data is None) == (request.unlabelled is None) or wanted is None:
         raise UsageError(
             "nothing to adapt to, or two things", where="adapt", expected="samples with labels, or images without them"

@@ -3,7 +3,7 @@
 Wang et al., "Tent: Fully Test-Time Adaptation by Entropy Minimization", ICLR 2021: the scales and offsets of the
 normalisations are trained to make the model's predictions surer, and statistics that a batch normalisation keeps are
 measured anew.  Differs: distilled images, which have labels, are replayed beside, so that the model cannot become sure
-of a single class; and the result is refused where the model gets worse on what the bundle knows.
+of a single class and the statistics are of both sensors; and the result is refused where the model gets worse on what the bundle knows.
 """
 
 from __future__ import annotations
@@ -31,24 +31,22 @@ from fieldkit.field.replay import balanced
 from fieldkit.field.training import Trained, widened
 from fieldkit.tasks import classification
 
-STEPS, RATE, REPLAY, TOLERANCE = 40, 0.1, 0.5, 0.02
-# The end of the name of a statistic that batch normalisation keeps.
-RUNNING = ".running_mean"
+STEPS, RATE, REPLAY, TOLERANCE = 100, 0.3, 0.5, 0.02
 
 
 @dataclass(frozen=True)
-class Options:
+class UnlabelledAdaptation:
     """How to adapt without labels.
 
     steps, rate: None takes this module's; a rate of None is ``RATE`` times the recipe's highest.
-    replay: share of each batch that is replayed, 0-1; None takes ``REPLAY``, or 0 for a recipe that keeps statistics of
-    batches, which are to be those of the new sensor.
+    replay: share of each batch that is replayed, 0-1.  It is also the share that the old images have in the statistics of
+    batch normalisations.
     tolerance: how much worse the model may get on what its bundle knows, in accuracy 0-1.
     """
 
     steps: int | None = None
     rate: float | None = None
-    replay: float | None = None
+    replay: float = REPLAY
     tolerance: float = TOLERANCE
     seed: int = 0
 
@@ -98,7 +96,7 @@ def read_unlabelled(predictor: Predictor, folder: Path) -> np.ndarray:
 
 
 def adapt_unlabelled(
-    model: Reopened, bundle: Bundle, images: np.ndarray, options: Options, train: Train, *, name: str = ""
+    model: Reopened, bundle: Bundle, images: np.ndarray, options: UnlabelledAdaptation, train: Train, *, name: str = ""
 ) -> Shifted:
     """Make ``model`` surer of ``images``, native counts [n, c, h, w], while replaying what ``bundle`` distilled.
 
@@ -127,9 +125,11 @@ def adapt_unlabelled(
     return Shifted(content, trained, comparison, _sureness(first, after.predict(images)))
 
 
-def plan(model: Reopened, bundle: Bundle, images: np.ndarray, options: Options) -> Job:
+def plan(model: Reopened, bundle: Bundle, images: np.ndarray, options: UnlabelledAdaptation) -> Job:
     """The training: unlabelled images, whose labels are all 0, and replayed ones."""
-    share = _share(model, options)
+    share = options.replay
+    if not 0.0 <= share < 1.0:
+        raise UsageError("not a share of a batch", where="replay", found=share, expected="0 to less than 1")
     replayed, count = bundle.training_set(), len(model.classes)
     targets, groups, shares = np.zeros((len(images), count), np.float32), [np.arange(len(images))], [1]
     samples = Samples(images.astype(np.float32), targets)
@@ -154,14 +154,6 @@ def plan(model: Reopened, bundle: Bundle, images: np.ndarray, options: Options) 
         balanced(groups, shares),
         about=about,
     )
-
-
-def _share(model: Reopened, options: Options) -> float:
-    if options.replay is None:
-        return 0.0 if any(each.name.endswith(RUNNING) for each in model.recipe.parameters) else REPLAY
-    if not 0.0 <= options.replay < 1.0:
-        raise UsageError("not a share of a batch", where="replay", found=options.replay, expected="0 to less than 1")
-    return options.replay
 
 
 def _sureness(before: np.ndarray, after: np.ndarray) -> Sureness:
