@@ -17,7 +17,7 @@ from hypothesis.extra import numpy as arrays
 from fieldkit.bundle.pixels import Pixels
 from fieldkit.errors import ProgramError, UsageError
 from fieldkit.field import exporting
-from fieldkit.field.calibration import LEVELS, activation_ranges, sensor_images
+from fieldkit.field.calibration import STEPS, observe, sensor_images
 from fieldkit.field.compression import PRECISION, compress
 from fieldkit.field.half import halve
 from fieldkit.field.onnx_graph import Graph, Node, read_graph, with_outputs, write_graph
@@ -103,7 +103,7 @@ def test_values_in_a_range_are_within_a_step_and_zero_is_exact(low: float, high:
 
 def test_saturation_cannot_happen() -> None:
     # Without VNNI, two products of uint8 and int8 are added in 16 bits.
-    assert 2 * LEVELS * WEIGHT_LIMIT < 2**15
+    assert 2 * STEPS * WEIGHT_LIMIT < 2**15
 
 
 @pytest.mark.parametrize("relu", [False, True])
@@ -203,10 +203,10 @@ def test_ranges_are_those_of_least_error() -> None:
 
     def error(ends: tuple[float, float]) -> float:
         scale, zero = activation_scale(ends)
-        kept = (np.clip(np.rint(values / scale) + zero, 0, LEVELS) - zero) * scale
+        kept = (np.clip(np.rint(values / scale) + zero, 0, STEPS) - zero) * scale
         return float(((kept - values) ** 2).sum())
 
-    ends = activation_ranges(graph, ["convolved"], images, 1)["convolved"]
+    ends = observe(graph, ["convolved"], images, 1)["convolved"].best_range()
     shares = np.linspace(0.3, 1.0, 36)
     tried = [(float(values.min() * low), float(values.max() * high)) for low in shares for high in shares]
     assert error(ends) <= 1.02 * min(error(each) for each in tried)

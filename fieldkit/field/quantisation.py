@@ -6,25 +6,24 @@ result but for rounding.  The scheme is that of Jacob et al. 2018, Quantization 
 Efficient Integer-Arithmetic-Only Inference, equation 1: real = scale * (stored - zero point).
 
 weights      int8, symmetric, one scale for each output channel.
-activations  uint8, one scale and zero point for the tensor, from ``calibration``: the range that was seen takes 0 to
-             127, what lies above it up to 255.
+activations  uint8, one scale and zero point for the tensor, from ``calibration``.
 biases       int32, scale = the input's scale times the weight's.
 
-Only half of uint8, because processors without VNNI add two products of uint8 and int8 in 16 bits, where 255 * 127 * 2
-overflows without a word and 127 * 127 * 2 does not.  The other way, weights of 7 bits, costs deep networks more.
+Weights go to 64 and not to 127, because processors without VNNI add two products of uint8 and int8 in 16 bits, where
+2 * 255 * 127 overflows without a word and 2 * 255 * 64 does not.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from fieldkit.field.calibration import LEVELS, SMALLEST, Range, activation_ranges
+from fieldkit.field.calibration import SMALLEST, STEPS, Range, observe
 from fieldkit.field.onnx_graph import Graph, Node
 
 LAYERS = ("Conv", "Gemm", "MatMul")
-SCHEME = {"weights": "int8, per channel", "activations": "uint8 to 127, per tensor", "ranges": "least squares"}
+SCHEME = {"weights": "int8 to 64, per channel", "activations": "uint8, per tensor", "ranges": "least squares"}
 """The choices above in words, for a model's metadata."""
-WEIGHT_LIMIT = 127
+WEIGHT_LIMIT = 64
 BIAS_LIMIT = 2**31 - 1
 
 
@@ -37,12 +36,12 @@ def quantise(graph: Graph, images: np.ndarray, threads: int | None = None) -> in
     layers = [node for node in graph.nodes if _is_quantisable(graph, node)]
     made = {_result(graph, node) for node in layers if node.operator == "Conv"}
     read = {node.inputs[0] for node in layers}
-    ranges = activation_ranges(graph, sorted(made | read), images, threads)
+    seen = observe(graph, sorted(made | read), images, threads)
+    scalings = {name: activation_scale(histogram.best_range()) for name, histogram in seen.items()}
     for node in layers:
-        scale, _ = activation_scale(ranges[node.inputs[0]])
-        _quantise_layer(graph, node, scale)
-    for name, ends in ranges.items():
-        _quantise_activation(graph, name, ends, None if name in made else {node.outputs for node in layers})
+        _quantise_layer(graph, node, scalings[node.inputs[0]][0])
+    for name, scaling in scalings.items():
+        _quantise_activation(graph, name, scaling, None if name in made else {node.outputs for node in layers})
     return len(layers)
 
 
@@ -55,8 +54,8 @@ def weight_scales(values: np.ndarray, axis: int | None) -> np.ndarray:
 
 def activation_scale(ends: Range) -> tuple[np.ndarray, np.ndarray]:
     """Scale, float32 (), and zero point, uint8 (), of the values between two ends that hold 0 between them."""
-    scale = np.float32(max((ends[1] - ends[0]) / LEVELS, SMALLEST))
-    return np.array(scale), np.clip(np.rint(-ends[0] / scale), 0, LEVELS).astype(np.uint8)
+    scale = np.float32(max((ends[1] - ends[0]) / STEPS, SMALLEST))
+    return np.array(scale), np.clip(np.rint(-ends[0] / scale), 0, STEPS).astype(np.uint8)
 
 
 def _is_quantisable(graph: Graph, node: Node) -> bool:
@@ -119,15 +118,17 @@ def _store(graph: Graph, name: str, stored: np.ndarray, scales: np.ndarray, axis
     graph.nodes.insert(0, Node.make("DequantizeLinear", inputs, dequantised, **along))
 
 
-def _quantise_activation(graph: Graph, name: str, ends: Range, layers: set[tuple[str, ...]] | None) -> None:
+def _quantise_activation(
+    graph: Graph, name: str, scaling: tuple[np.ndarray, np.ndarray], layers: set[tuple[str, ...]] | None
+) -> None:
     """Let those that read the tensor ``name`` read it quantised and dequantised.
 
-    layers: the outputs of the nodes that shall; None for all.
+    scaling: scale and zero point.  layers: the outputs of the nodes that shall; None for all.
     """
     scale, zero, stored, dequantised = (
         graph.free_name(f"{name}.{part}") for part in ("scale", "zero", "stored", "float")
     )
-    graph.tensors |= dict(zip((scale, zero), activation_scale(ends), strict=True))
+    graph.tensors |= dict(zip((scale, zero), scaling, strict=True))
     graph.redirect(name, dequantised, layers)
     maker = next((place for place, node in enumerate(graph.nodes) if name in node.outputs), -1)
     graph.nodes[maker + 1 : maker + 1] = [
