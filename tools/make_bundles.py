@@ -1,6 +1,6 @@
 """Makes the bundles that the repository ships, from the data in FIELDKIT_DATA.
 
-    python tools/make_bundles.py [mnist-1 mnist-10 mstar-10] [--output bundles] [--resume]
+    python tools/make_bundles.py [mnist-1 mnist-10 mstar-10 cifar10-10] [--output bundles] [--resume]
 
 Each is one ``fieldkit build`` command, printed before it runs.  Where the number of iterations is fixed, the same
 versions on the same kind of machine make the same file; Ctrl-C keeps what was reached and --resume goes on.
@@ -32,6 +32,11 @@ BUNDLES = {
         "mstar.h5",
         "--ipc 10 --method ridge --init random --recipe convnet:width=32,depth=4 --steps 200 --minutes 22 "
         "--precision bfloat16 --threads 1",
+    ),
+    "cifar10-10": (
+        "cifar10.h5",
+        "--ipc 10 --formation 2 --method ridge --recipe convnet:width=64 --minutes 24 --precision bfloat16 --levels 32 "
+        "--augment flip=true --whiten 5 --threads 1",
     ),
 }
 
