@@ -91,6 +91,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--scope", default=Adaptation.scope)
     parser.add_argument("--steps", type=int)
     parser.add_argument("--rate", type=float)
+    parser.add_argument("--replay", type=float, help="share of what is learnt that is replayed")
     parser.add_argument("--mirror", action="store_true")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--validate", action="store_true", help="score on training samples, to choose settings by")

@@ -3,7 +3,8 @@
 Wang et al., "Tent: Fully Test-Time Adaptation by Entropy Minimization", ICLR 2021: the scales and offsets of the
 normalisations are trained to make the model's predictions surer, and statistics that a batch normalisation keeps are
 measured anew.  Differs: distilled images, which have labels, are replayed beside, so that the model cannot become sure
-of a single class and the statistics are of both sensors; and the result is refused where the model gets worse on what the bundle knows.
+of a single class and the statistics are of both sensors; and the result is refused where the model gets worse on what
+the bundle knows.
 """
 
 from __future__ import annotations
@@ -39,8 +40,7 @@ class UnlabelledAdaptation:
     """How to adapt without labels.
 
     steps, rate: None takes this module's; a rate of None is ``RATE`` times the recipe's highest.
-    replay: share of each batch that is replayed, 0-1.  It is also the share that the old images have in the statistics of
-    batch normalisations.
+    replay: share of each batch that is replayed, 0-1; also the share that the old images have in statistics of batches.
     tolerance: how much worse the model may get on what its bundle knows, in accuracy 0-1.
     """
 
