@@ -69,6 +69,7 @@ def problem(
 
 
 SETTINGS = {
+    "beside": {"real": 12, "recalled": 6, "matched": 4, "pool": 2},
     "bptt": {"real": 12, "window": 2, "horizon": 4},
     "characteristic": {"per_class": 4, "frequencies": 8, "experts": 2, "epochs": 1},
     "distribution": {"per_class": 4},

@@ -10,6 +10,7 @@ from typing import Any, get_type_hints
 from fieldkit.bundle.recipe import Augmentation, Schedule
 from fieldkit.errors import UsageError
 from fieldkit.hq.distil import (
+    beside,
     bptt,
     characteristic,
     distribution,
@@ -85,6 +86,16 @@ def unrolling(count: int) -> Training:
 
 
 METHODS: dict[str, Method] = {
+    "beside": Method(
+        beside.Beside,
+        beside.Settings,
+        3000,
+        performance,
+        follows=True,
+        starts="centres",
+        labels="learned",
+        learns=True,
+    ),
     "bptt": Method(bptt.Bptt, bptt.Settings, 1000, performance, starts="centres", labels="learned", learns=True),
     "characteristic": Method(characteristic.CharacteristicMatching, characteristic.Settings, 1000, augmented),
     "distribution": Method(distribution.DistributionMatching, distribution.Settings, 1000, augmented),

@@ -47,6 +47,23 @@ class Snapshot:
     schedule: Schedule | None = None
 
 
+@dataclass(frozen=True)
+class Earlier:
+    """The distilled sets of earlier tasks, beside which a set is to be learnt.
+
+    pixels: normalised float32 [n, c, h, w] at the input's size.  labels: float32 [n, k] over the k earlier classes.
+    module: the problem's architecture with outputs for the earlier classes, which come first, and for its own.
+    """
+
+    pixels: torch.Tensor
+    labels: torch.Tensor
+    module: nn.Module
+
+    @property
+    def class_count(self) -> int:
+        return self.labels.shape[1]
+
+
 def silent(text: str) -> None:
     """Tell nobody."""
 
@@ -68,6 +85,7 @@ class Problem:
     start: where pixels start, one of ``images.STARTS``; None leaves it to the method.
     labels: "hard" or "learned" ones; None leaves it to the method.  Those of teachers come afterwards (labels.py).
     precision: of convolutions and matrix products, one of ``PRECISIONS``; weights and sums keep float32.
+    earlier: the sets of earlier tasks, none of whose classes is one of these; None where there are none.
     workers: the processes that share the work.
     cache: a folder, for this architecture alone, for what is dear to make and can be made anew; None keeps nothing.
     note: told, in a line, what goes on beside iterations.
@@ -89,6 +107,7 @@ class Problem:
     start: str | None = None
     labels: str | None = None
     precision: str = PRECISIONS[0]
+    earlier: Earlier | None = None
     workers: Workers = field(default_factory=Workers)
     cache: Path | None = None
     note: Callable[[str], None] = silent
