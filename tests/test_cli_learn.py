@@ -102,8 +102,11 @@ def test_the_memory_is_made_smaller_and_holds_no_more(run: Run, bundles: Path) -
         (("--data", "photos"), 2, "no such state"),
         (("--bundle", "missing.h5"), 2, "no such bundle"),
         (("--bundle", "junk"), 4, "junk"),
-        (("--bundle", "a.state"), 2, "the state and the bundle are one file"),
-        (("--report", "-o", "a.state"), 2, "the state and the model are one file"),
+        (("--bundle", "a.state"), 2, "the state would replace the bundle"),
+        (("--report", "-o", "a.state"), 2, "the model would replace the state"),
+        (("--bundle", "b.h5", "-o", "./b.h5"), 2, "the model would replace the bundle"),
+        (("--data", "own.npz", "-o", "own.npz"), 2, "the model would replace the data"),
+        (("--bundle", "b.h5", "--log", "b.h5"), 2, "the log would replace the bundle"),
         (("--report", "--memory", "lots"), 2, "no size"),
     ],
 )

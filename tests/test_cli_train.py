@@ -76,6 +76,7 @@ def test_the_probes_verdict_depends_on_what_hq_measured(run: Run, tmp_path: Path
         (("{bundle}", "-o", "none/model.onnx"), 2, "none/model.onnx: cannot write there: its folder does not exist"),
         (("{bundle}", "-o", "{folder}"), 2, "found a folder"),
         (("{bundle}", "-o", "{bundle}"), 2, "would replace the bundle"),
+        (("{bundle}", "--log", "{bundle}"), 2, "the log would replace the bundle"),
         (("{bundle}", "--threads", "100000000"), 2, "--threads"),
         (("text.h5",), 4, "text.h5"),
         (("cut.h5",), 4, "cut.h5"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
@@ -79,6 +79,23 @@ def check_writable(path: str | Path) -> Path:
     if not os.access(target.parent, os.W_OK | os.X_OK):
         raise UsageError("cannot write there: its folder is read-only for you", where=path, remedy="choose another")
     return target
+
+
+def check_apart(written: Mapping[str, Path | None], read: Mapping[str, Path | None] | None = None) -> None:
+    """Raise UsageError where a file that is to be written is also read, or also written for something else.
+
+    written, read: what each file is, in a word, and where; None for one that is not there.  Links are followed.
+    A command that loses a file this way has lost what it cannot make again.
+    """
+    taken = {os.path.realpath(path): what for what, path in (read or {}).items() if path is not None}
+    for what, path in written.items():
+        if path is None:
+            continue
+        other = taken.setdefault(os.path.realpath(path), what)
+        if other != what:
+            raise UsageError(
+                f"the {what} would replace the {other}", where=path, remedy=f"name another file for the {what}"
+            )
 
 
 def sync_folder(folder: Path) -> None:

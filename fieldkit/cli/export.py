@@ -9,7 +9,6 @@ import click
 
 from fieldkit.cli import faces, options
 from fieldkit.cli.sizes import spelt
-from fieldkit.errors import UsageError
 
 if TYPE_CHECKING:
     from fieldkit.field.compression import Compressed
@@ -60,15 +59,15 @@ def export(
     set, and a drop is the share of its images that the copy calls otherwise.  The copy is a plain ONNX file: fieldkit
     and stock ONNX Runtime take it like the model itself.
     """
-    from fieldkit.bundle.atomic import check_writable, write_atomically
+    from fieldkit.bundle.atomic import check_apart, check_writable, write_atomically
     from fieldkit.field import compression
     from fieldkit.field.admission import open_bundle
 
     admitted = open_bundle(bundle, **opening)
     kinds = [name for name, asked in (("int8", int8), ("fp16", fp16)) if asked]
     target = output or model.with_name(f"{model.stem}-{'-'.join(kinds)}.onnx")
-    if check_writable(target) in (model.resolve(), bundle.resolve()):
-        raise UsageError("the copy would replace what it is made from", where=target, remedy="name another with -o")
+    check_writable(target)
+    check_apart({"copy": target}, {"model": model, "bundle": bundle})
     made = compression.compress(model, admitted.bundle, int8=int8, fp16=fp16, max_drop=max_drop / 100, threads=threads)
     write_atomically(target, made.model)
     if not made.same_bundle:

@@ -10,7 +10,6 @@ import click
 
 from fieldkit.cli import faces, options
 from fieldkit.cli.sizes import SIZE, spelt
-from fieldkit.errors import UsageError
 
 if TYPE_CHECKING:
     from fieldkit.field.candidates import Candidate
@@ -63,7 +62,7 @@ def select(
     successive halving and scored on the bundle's probe.  Of those within its standard error of the best, the quickest
     wins.  A star marks the Pareto set: no other is at least as good in accuracy, latency, size and memory.
     """
-    from fieldkit.bundle.atomic import check_writable, write_atomically
+    from fieldkit.bundle.atomic import check_apart, check_writable, write_atomically
     from fieldkit.field import chart
     from fieldkit.field.admission import open_bundle
     from fieldkit.field.ranking import Limits
@@ -71,12 +70,11 @@ def select(
     from fieldkit.field.selection import select as choose
 
     target = output or Path(f"{bundle.stem}.onnx")
-    if check_writable(target) == bundle.resolve():
-        raise UsageError("the model would replace the bundle", where=target, remedy="name another file with -o")
+    check_writable(target)
     if plot is not None:
         chart.check_chart_name(plot)
-        if check_writable(plot) == check_writable(target):
-            raise UsageError("the picture would replace the model", where=plot, remedy="name another file with --plot")
+        check_writable(plot)
+    check_apart({"model": target, "picture": plot}, {"bundle": bundle})
     admitted = open_bundle(bundle, **opening)
     limits = Limits(None if max_latency_ms is None else max_latency_ms / 1e3, max_size, max_memory)
     choice = Choice(limits, None if minutes is None else 60 * minutes, seeds, not no_elimination, threads)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fieldkit.cli import faces, options
-from fieldkit.errors import UsageError
 
 if TYPE_CHECKING:
     from fieldkit.field.acceptance import Acceptance
@@ -51,12 +50,12 @@ def train(
     If the bundle carries a probe, the model is scored on it and compared with what HQ measured, and how sure the model
     may be of its answers is measured too: predict marks those that are uncertain.
     """
+    from fieldkit.bundle.atomic import check_apart
     from fieldkit.field.admission import open_bundle
     from fieldkit.field.production import Order, train_model
 
     target = output or Path(f"{bundle.stem}.onnx")
-    if target.resolve() == bundle.resolve():
-        raise UsageError("the model would replace the bundle", where=target, remedy="name another file with -o")
+    check_apart({"model": target, "log": conditions.log}, {"bundle": bundle})
     source = open_bundle(bundle, **opening)
     with faces.Progress("training", "steps", quiet) as progress:
         made = train_model(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from fieldkit.bundle.atomic import check_writable
+from fieldkit.bundle.atomic import check_apart, check_writable
 from fieldkit.errors import UsageError
 from fieldkit.field import adaptation, confidence, unlabelled
 from fieldkit.field.adaptation import Adapted
@@ -80,7 +80,7 @@ def adapt_file(
     Raises UsageError where the request does not fit, and what ``adaptation.adapt`` and ``unlabelled.adapt_unlabelled``
     raise.
     """
-    _check(request, options)
+    _check(request, options, conditions.log)
     admitted = open_bundle(request.bundle, **request.opening)
     bundle = admitted.bundle
     model = reopen(request.model, bundle, other_bundle=request.other_bundle)
@@ -102,18 +102,21 @@ def adapt_file(
         return Outcome(made, len(made.content), mission.account(), mission.resumed)
 
 
-def _check(request: AdaptRequest, options: adaptation.Adaptation | unlabelled.UnlabelledAdaptation) -> None:
+def _check(
+    request: AdaptRequest, options: adaptation.Adaptation | unlabelled.UnlabelledAdaptation, log: Path | None
+) -> None:
     """Raise UsageError for what cannot be right, before anything is done."""
     wanted = request.data if isinstance(options, adaptation.Adaptation) else request.unlabelled
     if (request.data is None) == (request.unlabelled is None) or wanted is None:
         raise UsageError(
-            "nothing to adapt to, or two things", where="adapt", expected="samples with labels, or images without them"
+            "nothing to adapt to" if request.data is None else "two things to adapt to",
+            where=request.model,
+            expected="samples with labels, or images without them",
+            remedy="name --data or --unlabelled",
         )
-    target = check_writable(request.output)
-    if target in (request.model.resolve(), request.bundle.resolve()):
-        raise UsageError(
-            "the adapted model would replace what it is made from", where=target, remedy="name another file with -o"
-        )
+    check_writable(request.output)
+    read = {"model": request.model, "bundle": request.bundle, "data": request.data, "images": request.unlabelled}
+    check_apart({"adapted model": request.output, "log": log}, read)
 
 
 def _named(place: Path | None) -> Path:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from fieldkit.bundle.atomic import check_writable
+from fieldkit.bundle.atomic import check_apart, check_writable
 from fieldkit.bundle.contents import Bundle
 from fieldkit.errors import UsageError
 from fieldkit.field import continual, state
@@ -71,7 +71,7 @@ def keep(
 
     Raises UsageError where the request does not fit the file, and what ``continual.learn`` raises.
     """
-    _check(path, request)
+    _check(path, request, conditions.log)
     admitted = None if request.bundle is None else open_bundle(request.bundle, **request.opening)
     source: Bundle | Dataset | None = None if admitted is None else admitted.bundle
     if request.data is not None:
@@ -94,16 +94,14 @@ def keep(
     return Outcome(continual.report_state(after), learnt, path.stat().st_size, len(model) or None)
 
 
-def _check(path: Path, request: Request) -> None:
+def _check(path: Path, request: Request, log: Path | None) -> None:
     """Raise UsageError for a request that cannot be met, before anything is done."""
     if request.bundle is not None and request.data is not None:
         raise UsageError("two things to learn", where=path, remedy="name --bundle or --data, and call it twice")
     for target in (path, request.output):
         if target is not None and (target is not path or request.bundle or request.data or request.limit):
             check_writable(target)
-    for name, other in (("bundle", request.bundle), ("model", request.output)):
-        if other is not None and other.resolve() == path.resolve():
-            raise UsageError(f"the state and the {name} are one file", where=path, remedy="name another for the state")
+    check_apart({"state": path, "model": request.output, "log": log}, {"bundle": request.bundle, "data": request.data})
 
 
 def _opened(path: Path, request: Request, source: Bundle | Dataset | None, sealer: Sealer | None) -> State:
