@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import random
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fieldkit.bundle import documents, parse_bundle, read_bundle
+from fieldkit.bundle.files import read_bytes
 from fieldkit.bundle.hdf5 import h5py
 from fieldkit.bundle.seal import MAGIC, STATEMENT_AT, USER_BLOCK, seal, user_block
 from fieldkit.errors import BundleError, DamagedBundle, IncompatibleBundle
@@ -180,3 +183,24 @@ DOCUMENTS = {
 def test_documents_are_checked_key_by_key(case: str) -> None:
     path, change, reason = DOCUMENTS[case]
     refused(with_document(path, change), reason)
+
+
+def test_little_memory_is_enough_for_a_small_file(tmp_path: Path) -> None:
+    (tmp_path / "small").write_bytes(b"abc")
+    code = "import resource, sys; from fieldkit.bundle.files import read_bytes as read; read(sys.argv[1], 9);"
+    code += "pages = int(open('/proc/self/statm').read().split()[0]);"
+    code += "limit = pages * resource.getpagesize() + 2**26; resource.setrlimit(resource.RLIMIT_AS, (limit, limit));"
+    code += "assert read(sys.argv[1]) == b'abc' and read(sys.argv[1], 2) == b'abc' and read(sys.argv[1], 1) == b'ab'"
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "small")], check=True, timeout=120)
+    # Files of the kernel say that they are empty.
+    assert read_bytes("/proc/self/status").startswith(b"Name:")
+
+
+@pytest.mark.parametrize("depth", [99, 100, 300])
+def test_json_is_nested_a_hundred_times_at_most(depth: int) -> None:
+    text = b'{"a":' + b"[" * depth + b"]" * depth + b"}"
+    if depth < 100:
+        assert documents.encode(documents.decode(text, "x")) == text
+    else:
+        with pytest.raises(DamagedBundle, match="nested too deeply"):
+            documents.decode(text, "x")

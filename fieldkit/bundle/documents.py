@@ -24,6 +24,8 @@ from fieldkit.errors import DamagedBundle
 
 MAX_VALUES = 1_000_000
 """Values in all JSON of a bundle together, numbers and keys included."""
+MAX_DEPTH = 100
+"""Levels of arrays and objects in one another; whoever prints or writes a document needs a few calls for each."""
 _DIGITS = 20
 _LISTED = 20
 _NAMES: dict[Any, str] = {
@@ -65,7 +67,7 @@ def encode(document: Any) -> bytes:
 def decode(data: bytes, path: str) -> dict[str, Any]:
     """The JSON object in ``data``.
 
-    Raises DamagedBundle naming ``path``; keys given twice, NaN and infinity are refused.
+    Raises DamagedBundle naming ``path``; keys given twice, NaN, infinity and more than MAX_DEPTH levels are refused.
     """
     try:
         document = json.loads(
@@ -79,6 +81,8 @@ def decode(data: bytes, path: str) -> dict[str, Any]:
         raise DamagedBundle(f"not a JSON document: {error}", where=path) from error
     if not isinstance(document, dict):
         raise DamagedBundle("not a JSON object", where=path, found=type(document).__name__)
+    if not _is_shallow(document):
+        raise DamagedBundle("JSON that is nested too deeply", where=path, expected=f"at most {MAX_DEPTH} levels")
     return document
 
 
@@ -149,6 +153,17 @@ def _is_a(value: Any, kind: Any) -> bool:
 def _shown(value: Any) -> str:
     text = json.dumps(value)
     return text if len(text) <= 40 else text[:37] + "..."
+
+
+def _is_shallow(document: Any) -> bool:
+    """Whether there are at most MAX_DEPTH levels; found level by level, since a recursion would need as many calls."""
+    level = [document]
+    for _ in range(MAX_DEPTH):
+        inside = (each.values() if isinstance(each, dict) else each for each in level)
+        level = [value for values in inside for value in values if isinstance(value, dict | list)]
+        if not level:
+            return True
+    return False
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -20,10 +20,12 @@ def read_bytes(path: str | Path, limit: int = MAX_FILE, what: str = "bundle") ->
     try:
         # Without waiting: opening a pipe that nobody writes to would never return.
         with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
-            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            status = os.fstat(file.fileno())
+            if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
                 raise UsageError("not a file", where=path, found="a device or pipe", expected=f"a {what}")
-            return file.read(limit + 1)
+            # Python makes room for all that is asked for: no more of it than the file says, which may be too little.
+            data = file.read(min(limit, status.st_size) + 1)
+            return data if len(data) <= status.st_size else data + file.read(limit + 1 - len(data))
     except FileNotFoundError as error:
         raise UsageError(f"no such {what}", where=path, remedy="check the path") from error
     except IsADirectoryError as error:
