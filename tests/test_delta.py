@@ -177,3 +177,11 @@ def test_an_untrusted_new_bundle_is_not_written(run: Run, tmp_path: Path) -> Non
     done = run("patch", "old.h5", "signed", "-o", "got.h5", **home)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "got.h5").read_bytes() == (tmp_path / "out.h5").read_bytes()
+
+
+def test_a_patch_that_speaks_of_another_bundle_than_it_makes() -> None:
+    body = PATCH[PATCH.index(b"\n", PATCH.index(b"\n", len(MAGIC)) + 1) + 1 :]
+    assert apply_patch(OLD, forged(body)).data == NEW
+    for told in ({"name": "another"}, {"serial": 99}, {"old_serial": 0}):
+        with pytest.raises(DamagedBundle, match="another name or serial"):
+            apply_patch(OLD, forged(body, **told))

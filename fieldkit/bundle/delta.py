@@ -104,8 +104,11 @@ def apply_patch(old: bytes, patch: bytes, where: object = "patch", old_where: ob
     new = _rebuilt(old[USER_BLOCK:], body, header, where)
     if hashlib.sha256(new).hexdigest() != header["new_sha256"]:
         raise _damaged(where, "another new file than it promises")
-    open_seal(new, where)
-    return Patched(new, header["name"], header["old_serial"], header["serial"])
+    made = open_seal(new, where).statement
+    told = (header["name"], header["old_serial"], header["serial"])
+    if told != (made.name, statement.serial, made.serial):
+        raise _damaged(where, "another name or serial than those of the two bundles")
+    return Patched(new, made.name, statement.serial, made.serial)
 
 
 def _plan(found: list[tuple[int, int, int]], new: bytes) -> bytes:
