@@ -14,6 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from fieldkit.bundle import save_bundle
+from fieldkit.bundle.manifest import Expectation
 from fieldkit.bundle.pixels import Pixels
 from fieldkit.cli.inspect import _pairs
 from fieldkit.field.sheet import as_rgb, caption, contact_sheet
@@ -98,3 +100,17 @@ def test_bands_become_colours(bands: int, shown: tuple[int, ...]) -> None:
 def test_captions_name_the_strongest_class() -> None:
     assert caption(np.array([0.2, 0.8]), ("cat", "dog")) == ("dog", "0.80")
     assert caption(np.array([1.0, 0.0]), ("cat", "dog")) == ("cat", "")
+
+
+def test_nothing_in_a_bundle_poses_as_another_row(run: Run, tmp_path: Path) -> None:
+    bundle = handmade.bundle(handmade.recipe())
+    name = bundle.manifest.recipes[0]
+    expected = Expectation(0.9, 0.01, 0.8, 0.95, 3, 100)
+    forged = "none\n  signed by       everybody\t\u202e"
+    manifest = replace(bundle.manifest, licence=forged, expectations={name: {"probe\x1b[2J\n  digest": expected}})
+    save_bundle(replace(bundle, manifest=manifest), tmp_path / "b.h5")
+    done = run("inspect", "b.h5")
+    assert done.returncode == 0
+    assert not {"\x1b", "\u202e", "\t"} & set(done.stdout)
+    assert [line.split()[0] for line in done.stdout.splitlines()[1:] if line.strip()].count("signed") == 1
+    assert sum(line.startswith("  digest") for line in done.stdout.splitlines()) == 1

@@ -21,7 +21,12 @@ BAR_WIDTH = 24
 
 
 # Names and notes come from files: what moves a terminal's cursor or changes its colours is spelt out.
+# So is what writes from right to left, behind which other words can hide.
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
+_CONTROLS |= {
+    code: f"\\u{code:04x}" for code in (0x61C, 0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x2066, 0x206A))
+}
+_ENDS = {9: "\\t", 10: "\\n"}
 
 
 def print_json(kind: str, document: Mapping[str, Any], version: int = 1) -> None:
@@ -43,6 +48,11 @@ def print_note(message: str, quiet: bool = False) -> None:
 def visible(text: str) -> str:
     """``text`` with its control characters, but for tabs and line ends, spelt out."""
     return text.translate(_CONTROLS)
+
+
+def in_line(text: str) -> str:
+    """As ``visible``, with tabs and line ends too: what stands in a row cannot pose as another row."""
+    return visible(text).translate(_ENDS)
 
 
 def heading(text: str) -> str:

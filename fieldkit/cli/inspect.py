@@ -83,7 +83,7 @@ def _recipe(recipe: Mapping[str, Any]) -> str:
         ),
     ]
     for split, each in sorted(recipe["expectations"].items()):
-        rows.append((split, f"{_score(each)} over {each['seeds']} seeds, {each['samples']} images"))
+        rows.append((faces.in_line(split), f"{_score(each)} over {each['seeds']} seeds, {each['samples']} images"))
     return f"{faces.heading('recipe ' + recipe['name'])}\n{_listed(rows)}"
 
 
@@ -102,7 +102,7 @@ def _parts(document: Mapping[str, Any]) -> str:
 
 def _listed(rows: list[tuple[str, str]]) -> str:
     width = max(len(name) for name, _ in rows)
-    return "\n".join(f"  {name.ljust(width)}  {faces.visible(value)}" for name, value in rows)
+    return "\n".join(f"  {name.ljust(width)}  {faces.in_line(value)}" for name, value in rows)
 
 
 def _pairs(document: Mapping[str, Any]) -> str:

@@ -20,7 +20,7 @@ VERDICTS = {
 
 def text(document: Mapping[str, Any]) -> str:
     """The statement, line by line, and a table of the libraries."""
-    lines = [faces.heading("statement"), *(f"  {faces.visible(line)}" for line in _lines(document["statement"]))]
+    lines = [faces.heading("statement"), *(f"  {faces.in_line(line)}" for line in _lines(document["statement"]))]
     return "\n".join(lines) + "\n\n" + _libraries(document["components"])
 
 
@@ -41,8 +41,8 @@ def _libraries(bill: Mapping[str, Any]) -> str:
     rows = [("library", "version", "licence")]
     for each in listed if isinstance(listed, list) else []:
         if isinstance(each, Mapping):
-            name, version = (faces.visible(str(each.get(key, ""))) for key in ("name", "version"))
-            rows.append((name, version, faces.visible(_licence(each.get("licenses")))))
+            name, version = (faces.in_line(str(each.get(key, ""))) for key in ("name", "version"))
+            rows.append((name, version, faces.in_line(_licence(each.get("licenses")))))
     return faces.table(rows) if len(rows) > 1 else "no list of libraries"
 
 
