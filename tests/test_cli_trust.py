@@ -178,3 +178,10 @@ def test_a_replay(fieldkit, there: Path, bundle_file: Path) -> None:
     assert not (there / "m2.onnx").exists()
     assert fieldkit("trust forget handmade")[1] == "handmade: serial 2 is forgotten\n"
     assert fieldkit("train replayed.h5 -o m2.onnx")[0] == 0
+
+
+@pytest.mark.parametrize("line", ["encrypt . --to hq.pub", "decrypt /"])
+def test_a_folder_in_the_place_of_a_bundle(fieldkit, there: Path, line: str) -> None:
+    code, out, err = fieldkit(line)
+    assert (code, out) == (2, "")
+    assert "a folder" in err

@@ -25,7 +25,7 @@ def decrypt(bundle: Path, output: Path | None, as_json: bool, **opening: Any) ->
     """
     from fieldkit.field.sealing import decrypt_bundle
 
-    target = output or bundle.with_suffix(".h5")
+    target = output or options.beside(bundle, ".h5")
     statement = decrypt_bundle(bundle, target, **opening).seal.statement
     if as_json:
         document = {"file": str(target), "name": statement.name, "serial": statement.serial}

@@ -40,7 +40,7 @@ def encrypt(bundle: Path, recipients: tuple[Path, ...], output: Path | None, key
 
     devices = [read_public_key(each) for each in recipients]
     signer = None if key is None else read_private_key(key, options.ask_passphrase)
-    target = output or bundle.with_suffix(".sealed")
+    target = output or options.beside(bundle, ".sealed")
     seal = encrypt_bundle(bundle, target, devices, signer)
     if as_json:
         document = {"file": str(target), "name": seal.statement.name, "serial": seal.statement.serial}

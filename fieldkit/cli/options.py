@@ -118,6 +118,13 @@ def opening(command: Callable[..., Any]) -> Callable[..., Any]:
     return allow(key(called))
 
 
+def beside(bundle: Path, suffix: str) -> Path:
+    """The bundle's path with another suffix.  Raises UsageError for one without a name, such as the current folder."""
+    if not bundle.name:
+        raise UsageError("not a bundle", where=bundle, found="a folder", remedy="name the file itself")
+    return bundle.with_suffix(suffix)
+
+
 def ask_passphrase(name: str, new: bool = False) -> str:
     """The passphrase of the key of this name: FIELDKIT_PASSPHRASE, or what the user types, twice for a new key."""
     given = os.environ.get(PASSPHRASE)
