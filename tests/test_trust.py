@@ -335,3 +335,23 @@ def test_a_bundle_is_read_once(store: TrustStore, tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(TrustStore, "policy", swapped)
     assert open_bundle(path).data == BY_HQ
     assert path.read_bytes() == b"something else"
+
+
+def test_a_locked_device_never_asks_for_more_signatures_than_it_has_keys(store: TrustStore) -> None:
+    store.lock()
+    with pytest.raises(UsageError, match="never open a bundle"):
+        store.require(2)
+    assert store.policy().require == 1
+
+
+def test_a_revoked_key_counts_for_nothing_where_it_is_named_either(store: TrustStore, tmp_path: Path) -> None:
+    (tmp_path / "b.h5").write_bytes(BY_HQ)
+    assert verify_bundle(tmp_path / "b.h5", keys=[HQ]).refusal is None
+    store.revoke(HQ.id)
+    assert verify_bundle(tmp_path / "b.h5", keys=[HQ]).refusal is not None
+
+
+def test_a_folder_that_leads_nowhere_is_no_sign_of_no_store(folder: Path) -> None:
+    folder.parent.mkdir(parents=True)
+    folder.symlink_to(folder.parent / "not mounted")
+    refused(UNSIGNED, "cannot be relied on")

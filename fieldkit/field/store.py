@@ -37,6 +37,9 @@ class Store:
         try:
             os.lstat(self.path(name))
         except (FileNotFoundError, NotADirectoryError):
+            # A link to where nothing is, such as a disk that is not there now, is no sign that nobody was trusted.
+            if os.path.islink(self.folder) and not os.path.exists(self.folder):
+                raise unreliable(self.folder, "a link to a folder that is not there") from None
             return False
         except OSError as error:
             raise unreliable(self.path(name), str(error.strerror)) from error

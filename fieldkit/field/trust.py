@@ -175,13 +175,19 @@ class TrustStore:
         return tuple(sorted(ids - policy.revoked))
 
     def require(self, count: int) -> None:
-        """Ask for so many different trusted signatures from now on.  Raises TrustError to lower it if locked."""
+        """Ask for so many different trusted signatures from now on.
+
+        Raises TrustError to lower it if locked, UsageError for none, and if locked for more than there are keys.
+        """
         if count < 1:
             raise UsageError("too few signatures", where="require", found=count, expected="at least 1")
         with self._changing() as policy:
             if count < policy.require:
                 self._check_unlocked(policy, "ask for fewer signatures")
-            self._save(replace(policy, require=count))
+            changed = replace(policy, require=count)
+            if policy.locked and count > policy.require:
+                self._check_usable(changed)
+            self._save(changed)
 
     def lock(self) -> None:
         """Never take a bundle without trusted signatures again, and let the policy only become stricter.
@@ -189,15 +195,7 @@ class TrustStore:
         Raises UsageError if fewer keys are trusted than a bundle needs signatures: such a store could open nothing.
         """
         with self._changing() as policy:
-            usable = [each for each in policy.keys if each.id not in policy.revoked]
-            if len(usable) < policy.require:
-                raise UsageError(
-                    "locked like this, the device could never open a bundle again",
-                    where=self.store.folder,
-                    found=f"{len(usable)} keys",
-                    expected=f"at least {policy.require}",
-                    remedy="first add keys: fieldkit trust add NAME.pub",
-                )
+            self._check_usable(policy)
             self._save(replace(policy, locked=True))
 
     def forget(self, name: str) -> Seen:
@@ -259,6 +257,19 @@ class TrustStore:
                 f"the device is locked and will not {deed}",
                 where=self.store.folder,
                 remedy="a lock is for good; docs/seal.md says how a device is set up anew",
+            )
+
+    def _check_usable(self, policy: Policy) -> None:
+        """A locked store cannot be mended, so that it must be one under which a bundle can be taken."""
+        usable = [each for each in policy.keys if each.id not in policy.revoked]
+        if len(usable) < policy.require:
+            remedy = "a locked device takes no more keys" if policy.locked else "add keys: fieldkit trust add NAME.pub"
+            raise UsageError(
+                "locked like this, the device could never open a bundle again",
+                where=self.store.folder,
+                found=f"{len(usable)} keys",
+                expected=f"at least {policy.require}",
+                remedy=remedy,
             )
 
     def _save(self, policy: Policy) -> None:

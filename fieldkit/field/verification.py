@@ -72,7 +72,7 @@ def verify_bundle(path: str | Path, *, require: int | None = None, keys: Sequenc
     """What this device thinks of a bundle's origin; nothing is parsed, decrypted or remembered.
 
     require: ask for more different trusted signatures than the device's policy does.
-    keys: trust exactly these, in place of the device's store.
+    keys: trust exactly these, in place of those of the device's store; those that it revoked stay revoked.
 
     Raises UsageError if there is no such file, BundleError if it is damaged, TrustError if the store is.
     """
@@ -80,7 +80,9 @@ def verify_bundle(path: str | Path, *, require: int | None = None, keys: Sequenc
 
     seal = open_seal(read_bytes(path), path, encrypted=None)
     store = TrustStore()
-    policy = Policy(tuple(keys)) if keys else store.policy() or Policy()
+    policy = store.policy() or Policy()
+    if keys:
+        policy = Policy(tuple(keys), policy.revoked)
     needed, refusal = max(require or 1, policy.require), None
     try:
         policy.check(seal, path, needed)
