@@ -151,3 +151,14 @@ def test_files_are_answered_in_order_and_faults_do_not_stop_the_run(tmp_path: Pa
     assert "9x9 pixels with 1 band, the model takes 4x4" in faults["2b.png"]
     assert faults["none.png"] == "no such file"
     assert "folder without image files" in faults["empty"]
+
+
+def test_a_model_that_never_ends_is_refused() -> None:
+    with pytest.raises(UsageError, match="not a file"):
+        Predictor.open("/dev/zero")
+
+
+def test_a_model_of_endless_small_fields_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"\x08\x00" * 1_000_002)
+    with pytest.raises(ProgramError, match="number of fields"):
+        Predictor.open(tmp_path / "model.onnx")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fieldkit.bundle.files import read_bytes
 from fieldkit.bundle.radiometry import Radiometry
 from fieldkit.errors import DataError, ProgramError, UsageError
 from fieldkit.field import exporting
@@ -18,6 +19,8 @@ from fieldkit.field.session import Session, open_session, run_session
 
 # On two cores larger batches were no faster (ConvNet-3, width 32 and 64) and took up to 3x the memory.
 BATCH = 32
+MAX_MODEL = 2**31 - 1
+"""Bytes of a model: what Protocol Buffers can hold."""
 _DTYPES = {"tensor(uint8)": "uint8", "tensor(uint16)": "uint16"}
 
 
@@ -116,13 +119,16 @@ def _size(shape: tuple[int, ...]) -> str:
 
 
 def read_model(path: Path) -> bytes:
-    """The bytes of a model file.  Raises UsageError where there is none."""
+    """The bytes of a model file.  Raises UsageError where there is none, ProgramError for one that is too large."""
     try:
-        return path.read_bytes()
-    except OSError as error:
+        content = read_bytes(path, MAX_MODEL, "model")
+    except UsageError as error:
         raise UsageError(
-            f"cannot read the model: {error.strerror}", where=path, remedy="train one: fieldkit train BUNDLE -o MODEL"
+            f"cannot read the model: {error.message}", where=path, remedy="train one: fieldkit train BUNDLE -o MODEL"
         ) from error
+    if len(content) > MAX_MODEL:
+        raise _foreign(str(path), f"more than {MAX_MODEL} bytes")
+    return content
 
 
 def _foreign(where: str, found: str) -> ProgramError:

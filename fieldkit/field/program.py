@@ -27,7 +27,7 @@ MAX_ARITY = 4_096
 MAX_NAME = 512
 """Bytes of a name."""
 MAX_FIELDS = 1_000_000
-"""Fields of all messages together, which bounds the time of this check."""
+"""Fields of all messages and bytes of packed lists together, which bounds the time of this check."""
 MAX_RANK = 16
 
 # Arithmetic on tensors only: no control flow, nothing random, no strings, no sequences.
@@ -55,7 +55,7 @@ OPSET_DOMAIN, OPSET_VERSION = 1, 2
 GRAPH_NODE, GRAPH_INITIALIZER, GRAPH_SPARSE_INITIALIZER = 1, 5, 15
 GRAPH_INPUT, GRAPH_OUTPUT, GRAPH_VALUE_INFO = GRAPH_VALUES = 11, 12, 13
 NODE_INPUT, NODE_OUTPUT, NODE_NAME, NODE_OPERATOR, NODE_ATTRIBUTE, NODE_DOMAIN = 1, 2, 3, 4, 5, 7
-ATTRIBUTE_NAME = 1
+ATTRIBUTE_NAME, ATTRIBUTE_INTS = 1, 8
 ATTRIBUTE_TENSOR, ATTRIBUTE_GRAPH, ATTRIBUTE_TENSORS, ATTRIBUTE_GRAPHS = 5, 6, 10, 11
 ATTRIBUTE_REFERENCE, ATTRIBUTE_SPARSE, ATTRIBUTE_SPARSES = 21, 22, 23
 TENSOR_DIMS, TENSOR_TYPE, TENSOR_NAME, TENSOR_RAW = 1, 2, 8, 9
@@ -135,8 +135,7 @@ class _Found:
         seen: set[int] = set()
         for number, value in protobuf.fields(message):
             self.fields += 1
-            if self.fields > MAX_FIELDS:
-                raise _refused("number of fields", f"more than {MAX_FIELDS}", f"at most {MAX_FIELDS}")
+            self._check_fields()
             if number in form.once:
                 if number in seen:
                     raise _refused(f"field of {what} given twice", f"field {number}", "each once")
@@ -146,6 +145,20 @@ class _Found:
             if number in form.names and len(protobuf.payload(value)) > MAX_NAME:
                 raise _refused("name", f"{len(protobuf.payload(value))} bytes", f"at most {MAX_NAME}")
             yield number, value
+
+    def listed(self, packed: memoryview) -> list[int]:
+        """The numbers of a packed list; each counts as a field, since reading it takes as long."""
+        self.note_list(packed)
+        return protobuf.varints(packed)
+
+    def note_list(self, packed: memoryview) -> None:
+        """Count a packed list that is read later: of no more numbers than it has bytes."""
+        self.fields += len(packed)
+        self._check_fields()
+
+    def _check_fields(self) -> None:
+        if self.fields > MAX_FIELDS:
+            raise _refused("number of fields", f"more than {MAX_FIELDS}", f"at most {MAX_FIELDS}")
 
     def count(self, number: int, most: int, what: str) -> None:
         """Count a part of the graph by its field's number."""
@@ -169,7 +182,10 @@ def read_metadata(model: bytes, where: str) -> dict[str, str]:
     """The metadata properties of an ONNX model, key to value."""
     metadata: dict[str, str] = {}
     try:
-        for number, value in protobuf.fields(model):
+        for count, (number, value) in enumerate(protobuf.fields(model)):
+            # Models are asked for this before they are checked.
+            if count > MAX_FIELDS:
+                raise _refused("number of fields", f"more than {MAX_FIELDS}", f"at most {MAX_FIELDS}")
             if number == MODEL_METADATA:
                 entry = dict(protobuf.fields(protobuf.payload(value)))
                 key, content = (protobuf.text(entry.get(each, memoryview(b""))) for each in (ENTRY_KEY, ENTRY_VALUE))
@@ -251,6 +267,8 @@ def _check_attribute(message: memoryview, found: _Found) -> str:
             name = protobuf.text(value)
         elif number == ATTRIBUTE_TENSOR:
             _check_tensor(protobuf.payload(value), found)
+        elif number == ATTRIBUTE_INTS and not isinstance(value, int):
+            found.note_list(value)
     return name
 
 
@@ -259,7 +277,7 @@ def _check_tensor(message: memoryview, found: _Found) -> None:
     count, rank, raw, kind, given = 1, 0, None, 0, 0
     for number, value in found.read(message, _TENSOR, "a tensor"):
         if number == TENSOR_DIMS:
-            for length in [value] if isinstance(value, int) else protobuf.varints(value):
+            for length in [value] if isinstance(value, int) else found.listed(value):
                 count, rank = min(count * length, _ABSURD), rank + 1
         elif number == TENSOR_TYPE:
             kind = protobuf.number(value)

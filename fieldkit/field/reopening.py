@@ -14,7 +14,7 @@ from fieldkit.bundle.recipe import Recipe
 from fieldkit.errors import IncompatibleBundle, ProgramError
 from fieldkit.field import exporting
 from fieldkit.field.initializers import read_initializers
-from fieldkit.field.prediction import Predictor
+from fieldkit.field.prediction import Predictor, read_model
 
 TRAIN = "train it again from this bundle: fieldkit train BUNDLE -o MODEL"
 
@@ -43,9 +43,10 @@ def reopen(model: str | Path | bytes, bundle: Bundle, *, other_bundle: bool = Fa
     Raises UsageError where there is no such file, ProgramError for one that fieldkit train or adapt did not write,
     IncompatibleBundle for a model of another bundle.
     """
-    predictor = Predictor.open(model)
-    where, metadata = predictor.where, predictor.metadata
-    content = model if isinstance(model, bytes) else Path(model).read_bytes()
+    where = "model" if isinstance(model, bytes) else str(model)
+    content = model if isinstance(model, bytes) else read_model(Path(model))
+    predictor = Predictor.open(content, where=where)
+    metadata = predictor.metadata
     found, own = metadata.get(exporting.BUNDLE, ""), bundle.digest
     if found != own and not other_bundle:
         raise IncompatibleBundle(

@@ -42,6 +42,12 @@ def _tensor(dims: list[int], kind: int, raw: bytes, name: bytes = b"c") -> bytes
     return lengths + encode_number(2, kind) + encode_bytes(8, name) + encode_bytes(9, raw)
 
 
+def _constant_of(packed: bytes) -> bytes:
+    """A node that lists whole numbers."""
+    listed = encode_bytes(1, b"value_ints"), encode_bytes(8, packed), encode_number(20, 7)
+    return node("Constant", [], "c") + encode_bytes(5, *listed)
+
+
 def cases() -> dict[str, Case]:
     found = {
         "outside, absolute": (model(more=encode_bytes(5, _outside(b"/etc/passwd"))), "other files"),
@@ -87,6 +93,14 @@ def cases() -> dict[str, Case]:
         "twenty thousand and one nodes": (
             model(*(node("Neg", ["x"], f"t{index}") for index in range(20_001))),
             "number of nodes",
+        ),
+        "twenty million lengths, packed": (
+            model(more=encode_bytes(5, encode_bytes(1, bytes(20_000_000)) + _tensor([], 1, b""))),
+            "number of fields",
+        ),
+        "twenty million numbers, packed": (
+            model(node("Reshape", ["x", "c"], "y"), _constant_of(bytes(20_000_000))),
+            "number of fields",
         ),
         "five thousand inputs": (model(node("Concat", ["x"] * 5000, "y", axis=0)), "too many parts"),
         "two million fields": (model(more=encode_bytes(1, encode_bytes(6, b"") + NEG) + b"\x0a\x00" * 10), "operator"),
