@@ -1,6 +1,6 @@
 """Makes the bundles that the repository ships, from the data in FIELDKIT_DATA.
 
-    python tools/make_bundles.py [mnist-1 mnist-10 mstar-10 cifar10-10] [--output bundles] [--resume]
+    python tools/make_bundles.py [mnist-1 mnist-10 mstar-10 cifar10-10 aid10-10] [--output bundles] [--resume]
 
 Each is one ``fieldkit build`` command, printed before it runs.  Where the number of iterations is fixed, the same
 versions on the same kind of machine make the same file; Ctrl-C keeps what was reached and --resume goes on.
@@ -36,6 +36,11 @@ BUNDLES = {
     "cifar10-10": (
         "cifar10.h5",
         "--ipc 10 --formation 2 --method ridge --recipe convnet:width=64 --minutes 24 --precision bfloat16 --levels 32 "
+        "--augment flip=true --whiten 5 --threads 1",
+    ),
+    "aid10-10": (
+        "aid10",
+        "--ipc 10 --method ridge --recipe convnet:width=32,depth=4 --steps 200 --minutes 20 --precision bfloat16 --levels 16 "
         "--augment flip=true --whiten 5 --threads 1",
     ),
 }
