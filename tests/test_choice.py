@@ -29,6 +29,7 @@ USUAL = Situation(
     ("situation", "name", "reason"),
     [
         (USUAL, "ridge", "best scores"),
+        (replace(USUAL, beside=True, classes=1000, seconds=1.0), "beside", "earlier"),
         (replace(USUAL, fixed=True), "ridge", "best scores"),
         (replace(USUAL, fixed=True, distilled=10), "unrolled", "every step"),
         (replace(USUAL, regularised=True), "distribution", "regularised"),

@@ -43,8 +43,15 @@ GO_ON = "the same command with --resume goes on"
     "--method",
     default="auto",
     show_default=True,
-    help="auto takes what suits data, set and time, and says why.  Or, by family, bptt, ridge, unrolled; gradient, "
-    "trajectory; distribution, characteristic; generative; patches, inversion; herding, kcenter, random.",
+    help="auto takes what suits data, set and time, and says why.  Or, by family, bptt, ridge, unrolled, beside; "
+    "gradient, trajectory; distribution, characteristic; generative; patches, inversion; herding, kcenter, random.",
+)
+@click.option(
+    "--beside",
+    multiple=True,
+    metavar="EARLIER.h5",
+    help="A bundle of an earlier task, beside which a device will learn this one; repeatable, first learnt first.  The "
+    "new data have classes of their own.  See fieldkit learn.",
 )
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="A setting of the method; repeatable.")
 @click.option(

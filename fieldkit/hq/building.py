@@ -18,10 +18,11 @@ from fieldkit.errors import ResourceError
 from fieldkit.hq.compiler import Compiled
 from fieldkit.hq.distil import start
 from fieldkit.hq.distil.checkpoint import Checkpoint
-from fieldkit.hq.distil.driver import Outcome, Report, drive
+from fieldkit.hq.distil.driver import Judge, Outcome, Report, drive
 from fieldkit.hq.distil.labels import labelled
 from fieldkit.hq.distil.problem import Snapshot, silent
 from fieldkit.hq.distil.workers import Workers, hardware, joined
+from fieldkit.hq.earlier import judge_among_all
 from fieldkit.hq.evidence.accuracy import FieldScores
 from fieldkit.hq.evidence.card import evidence, measured, note_disagreement, unrounded
 from fieldkit.hq.packing import Packing
@@ -98,13 +99,10 @@ def _build(
     primary = next(iter(recipes))
     problem = replace(pose(spec, material, recipes[primary].recipe, output, note), workers=workers)
     packing, scores = _packing(spec, material, recipes, bundle_name(spec, output)), FieldScores(spec.threads)
-    seeds = SELECTION_SEEDS[:1] if spec.init == "fixed" else SELECTION_SEEDS
-
-    def judge(snapshot: Snapshot) -> float:
-        return float(np.mean(scores.accuracies(packing.pack(snapshot), primary, seeds, [held_out])[0]))
-
+    beside = () if material.tasks is None else material.tasks.bundles
+    judge = _judge(spec, material, packing, scores)
     distillation = labelled(start(spec.method, problem, spec.settings), problem, spec.labels)
-    checkpoint = Checkpoint(checkpoint_file(output), fingerprint(spec, material.dataset), note)
+    checkpoint = Checkpoint(checkpoint_file(output), fingerprint(spec, material.dataset, beside), note)
     if not resume and checkpoint_file(output).exists():
         note(f"starting anew: {checkpoint_file(output)} of a stopped job is replaced; --resume would go on from it")
     note(f"distilling with method {spec.method}")
@@ -117,7 +115,7 @@ def _build(
     machine = None if spec.limits.seconds is None else hardware(problem.device, workers)
     card = evidence(recipes, outcome, bundle.manifest.expectations[primary]["held-out"], in_torch, machine)
     note_disagreement(card["held_out"], note)
-    complete = attested(replace(bundle, card=card), spec, material.dataset)
+    complete = attested(replace(bundle, card=card), spec, material.dataset, beside)
     written = save_bundle(complete, output, zopfli.zlib.compress)
     if not outcome.interrupted:
         checkpoint.remove()
@@ -138,9 +136,27 @@ def checkpoint_file(output: Path) -> Path:
     return output.with_name(output.name + ".resume")
 
 
+def _judge(spec: Spec, material: Material, packing: Packing, scores: FieldScores) -> Judge:
+    """What a snapshot is worth: its accuracy on the held-out split, among the earlier tasks' classes too."""
+    seeds, held_out = SELECTION_SEEDS[:1] if spec.init == "fixed" else SELECTION_SEEDS, material.splits.held_out
+    primary = next(iter(packing.recipes))
+    if material.tasks is not None:
+        batch = packing.recipes[primary].schedule.batch
+        alone = replace(spec, recipes=spec.recipes[:1], scopes=("full",), batch=batch)
+        recipe = compile_all(alone, material.of_all)[primary].recipe
+        return judge_among_all(material.tasks, packing, recipe, held_out, seeds, spec.threads)
+
+    def judge(snapshot: Snapshot) -> float:
+        return float(np.mean(scores.accuracies(packing.pack(snapshot), primary, seeds, [held_out])[0]))
+
+    return judge
+
+
 def _packing(spec: Spec, material: Material, recipes: Mapping[str, Compiled], name: str) -> Packing:
+    beside = () if material.tasks is None else material.tasks.bundles
+    described = manifest(spec, material.dataset, material.data, name=name, recipes=tuple(recipes), beside=beside)
     return Packing(
-        manifest=manifest(spec, material.dataset, material.data, name=name, recipes=tuple(recipes)),
+        manifest=described,
         recipes={recipe: each.recipe for recipe, each in recipes.items()},
         probe=material.splits.probe,
         levels=spec.levels,

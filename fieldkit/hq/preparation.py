@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 from fieldkit.bundle.radiometry import Radiometry
 from fieldkit.bundle.recipe import Initial, Recipe
@@ -24,6 +25,7 @@ from fieldkit.hq.distil import method
 from fieldkit.hq.distil.choice import Situation, choose
 from fieldkit.hq.distil.problem import PRECISIONS, Problem, silent
 from fieldkit.hq.distil.workers import own_device
+from fieldkit.hq.earlier import Tasks, open_earlier
 from fieldkit.hq.models import recipe_name
 from fieldkit.hq.models.halving import quickened
 from fieldkit.hq.models.normalisation import Normalise
@@ -43,11 +45,18 @@ SURELY = 1.3
 
 @dataclass(frozen=True)
 class Material:
-    """A data set, its parts, and what recipes must know of it."""
+    """A data set, its parts, what recipes must know of it, and the earlier tasks, if any, that it comes after."""
 
     dataset: Dataset
     splits: Splits
     data: Data
+    tasks: Tasks | None = None
+
+    @property
+    def of_all(self) -> Data:
+        """What a recipe with outputs for earlier and own classes must know, and none to spare."""
+        known = 0 if self.tasks is None else len(self.tasks.classes)
+        return replace(self.data, class_count=known + self.data.class_count, spare=0)
 
 
 @contextmanager
@@ -70,22 +79,26 @@ def stored(output: Path, rank: int) -> Iterator[Storage]:
 def read(spec: Spec, storage: Storage) -> Material:
     """The data of a spec, its images put into ``storage``, cut in parts.
 
-    Raises UsageError where the spec does not fit the images, DataError for data that cannot be distilled, ResourceError
-    if the images do not fit where they are put.
+    Raises UsageError where the spec does not fit the images, DataError for data that cannot be distilled or not beside
+    the earlier bundles, ResourceError if the images do not fit where they are put.
     """
     dataset = load(spec.data, storage)
     check_fits(spec, dataset.train.images)
+    tasks = open_earlier(spec.beside, dataset)
     class_count = len(dataset.classes)
     held_out = held_out_size(len(dataset.train), class_count)
     check_enough(dataset, spec.per_class, probe=spec.probe, held_out=held_out)
     splits = split(dataset.train, class_count, spec.probe, spec.seed)
-    return Material(dataset, splits, describe(spec, dataset, splits))
+    return Material(dataset, splits, describe(spec, dataset, splits, tasks), tasks)
 
 
-def describe(spec: Spec, dataset: Dataset, splits: Splits) -> Data:
-    """What recipes must know of the data; the statistics are those of the images that are distilled."""
+def describe(spec: Spec, dataset: Dataset, splits: Splits, tasks: Tasks | None = None) -> Data:
+    """What recipes must know of the data; the statistics are those of the images that are distilled.
+
+    After earlier tasks they are those of the first: a device goes on with its model, which normalises by them.
+    """
     real = splits.real.images
-    radiometry = Radiometry.measure(real, dataset.bands)
+    radiometry = Radiometry.measure(real, dataset.bands) if tasks is None else tasks.bundles[0].manifest.radiometry
     kernel = None
     if spec.whiten is not None:
         some = np.linspace(0, len(real) - 1, min(len(real), MEASURED)).astype(int)
@@ -113,6 +126,7 @@ def _with_method(spec: Spec, material: Material, note: Callable[[str], None]) ->
         pass_seconds=_pass_seconds(spec.recipes[0], material, PRECISIONS[0]),
         moved=spec.start is not None,
         learned=spec.labels is not None and spec.labels.kind == "learned",
+        beside=bool(spec.beside),
     )
     name, reason = choose(situation)
     note(f"method {name}: {reason}")
@@ -181,16 +195,14 @@ def pose(spec: Spec, material: Material, recipe: Recipe, output: Path, note: Cal
     What is dear to make is kept beside ``output``, for any bundle there with the same model and data.
     """
     data, device = material.data, own_device()
-    first = spec.recipes[0]
-    module = network(first.architecture, first.options, data)
-    # A method sees networks that drop nothing out: what it compares would be noise, and none that a seed repeats.
-    for each in module.modules():
-        each.train(any(True for _ in each.parameters()))
-    module = quickened(module) if device == "cpu" else module
+    normalise = Normalise(data.radiometry).to(device)
+    earlier = None
+    if material.tasks is not None:
+        earlier = material.tasks.posed(_posed_network(spec, material.of_all, device), normalise, device)
     return Problem(
         real=material.splits.real,
-        module=module.to(device),
-        normalise=Normalise(data.radiometry).to(device),
+        module=_posed_network(spec, data, device),
+        normalise=normalise,
         ipc=spec.ipc,
         formation=spec.formation,
         class_count=data.class_count,
@@ -204,6 +216,17 @@ def pose(spec: Spec, material: Material, recipe: Recipe, output: Path, note: Cal
         precision=spec.precision or PRECISIONS[0],
         start=spec.start,
         labels=None if spec.labels is None else spec.labels.meanwhile,
+        earlier=earlier,
         cache=output.parent / CACHE / hashlib.sha256(recipe.programs["predict"]).hexdigest()[:DIGITS],
         note=note,
     )
+
+
+def _posed_network(spec: Spec, data: Data, device: str) -> nn.Module:
+    """The first recipe's network, as a method sees it."""
+    first = spec.recipes[0]
+    module = network(first.architecture, first.options, data)
+    # A method sees networks that drop nothing out: what it compares would be noise, and none that a seed repeats.
+    for each in module.modules():
+        each.train(any(True for _ in each.parameters()))
+    return (quickened(module) if device == "cpu" else module).to(device)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -27,8 +27,10 @@ from fieldkit.hq.libraries import bill_of_materials
 from fieldkit.hq.spec import Spec
 
 
-def manifest(spec: Spec, dataset: Dataset, data: Data, *, name: str, recipes: tuple[str, ...]) -> Manifest:
-    """The bundle's description, before anything was measured."""
+def manifest(
+    spec: Spec, dataset: Dataset, data: Data, *, name: str, recipes: tuple[str, ...], beside: Sequence[Bundle] = ()
+) -> Manifest:
+    """The bundle's description, before anything was measured; ``beside``: the earlier tasks' bundles."""
     return Manifest(
         name=name,
         task="classification",
@@ -36,7 +38,7 @@ def manifest(spec: Spec, dataset: Dataset, data: Data, *, name: str, recipes: tu
         spare_classes=spec.spare_classes,
         input_shape=data.input_shape,
         radiometry=data.radiometry,
-        method=described_method(spec),
+        method=described_method(spec) | _told_beside(beside),
         recipes=recipes,
         provenance=provenance(spec, dataset),
         licence=dataset.licence,
@@ -62,8 +64,16 @@ def told_settings(spec: Spec) -> dict[str, Any]:
     }
 
 
-def _told(spec: Spec) -> dict[str, Any]:
-    return asdict(spec) | {"settings": told_settings(spec)}
+def _told(spec: Spec, beside: Sequence[Bundle]) -> dict[str, Any]:
+    told = asdict(spec) | {"settings": told_settings(spec)}
+    # Files by what they hold, and nothing where there are none.
+    del told["beside"]
+    return told | _told_beside(beside)
+
+
+def _told_beside(bundles: Sequence[Bundle]) -> dict[str, Any]:
+    """Which bundles a set was made beside, by name and digest."""
+    return {"beside": [{"name": each.manifest.name, "sha256": each.digest} for each in bundles]} if bundles else {}
 
 
 def _file(name: str, path: str) -> dict[str, str]:
@@ -86,15 +96,15 @@ def provenance(spec: Spec, dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def attested(bundle: Bundle, spec: Spec, dataset: Dataset) -> Bundle:
+def attested(bundle: Bundle, spec: Spec, dataset: Dataset, beside: Sequence[Bundle] = ()) -> Bundle:
     """The bundle with a statement of how it was made and the libraries that made it."""
-    return replace(
-        bundle, provenance=_statement(bundle, spec, dataset), components=bill_of_materials(bundle.manifest.name)
-    )
+    statement = _statement(bundle, spec, dataset, beside)
+    return replace(bundle, provenance=statement, components=bill_of_materials(bundle.manifest.name))
 
 
-def _statement(bundle: Bundle, spec: Spec, dataset: Dataset) -> dict[str, Any]:
-    told = _told(spec)
+def _statement(bundle: Bundle, spec: Spec, dataset: Dataset, beside: Sequence[Bundle]) -> dict[str, Any]:
+    told = _told(spec, beside)
+    sources = [(dataset.name, dataset.train.digest()), *((each.manifest.name, each.digest) for each in beside)]
     # Where the data lies and how many threads worked on it is this machine's matter, and name and serial are said.
     for name in ("data", "threads", "name", "serial"):
         del told[name]
@@ -107,7 +117,7 @@ def _statement(bundle: Bundle, spec: Spec, dataset: Dataset) -> dict[str, Any]:
                 "buildType": "fieldkit:build/1",
                 "externalParameters": _plain(told),
                 "internalParameters": {"python": platform.python_version()},
-                "resolvedDependencies": [{"name": dataset.name, "digest": {"sha256": dataset.train.digest()}}],
+                "resolvedDependencies": [{"name": name, "digest": {"sha256": digest}} for name, digest in sources],
             },
             "runDetails": {"builder": {"id": "fieldkit:headquarters", "version": {"fieldkit": version("fieldkit")}}},
         },
@@ -123,9 +133,9 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, str | int | float | None) else repr(value)
 
 
-def fingerprint(spec: Spec, dataset: Dataset) -> dict[str, Any]:
+def fingerprint(spec: Spec, dataset: Dataset, beside: Sequence[Bundle] = ()) -> dict[str, Any]:
     """What two runs must share for one to resume the other: all of the spec but where it reads and for how long."""
-    document = _told(spec)
+    document = _told(spec, beside)
     for name in ("data", "threads", "budget", "name", "serial"):
         del document[name]
     plain = {name: value if isinstance(value, int | str | None) else repr(value) for name, value in document.items()}

@@ -24,7 +24,7 @@ from fieldkit.hq.distil.labels import Labels
 from fieldkit.hq.distil.problem import PRECISIONS
 from fieldkit.hq.models import check_options
 
-AUTO = "auto"
+AUTO, BESIDE = "auto", "beside"
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,7 @@ class Spec:
     formation: distilled images stored in the place of one, along each axis; 2 makes four times as many, half as large.
     spare_classes: outputs of the recipes beside those of the classes, for classes that a device will add.
     method, settings: the distillation and its own settings; "auto" takes the one that suits (choice.py).
+    beside: files of the bundles of earlier tasks, first learnt first, beside which a device will learn this one.
     init: "fixed" or "random".
     precision: of the products of the distillation, one of ``problem.PRECISIONS``; devices train in float32.  None takes
     float32; or, if time is what is budgeted, the quicker of both here where the method is known to stand it.
@@ -68,6 +69,7 @@ class Spec:
     spare_classes: int = 0
     method: str = AUTO
     settings: Mapping[str, Any] = field(default_factory=dict)
+    beside: tuple[str, ...] = ()
     init: str = "random"
     precision: str | None = None
     start: str | None = None
@@ -141,6 +143,14 @@ def _check_method(spec: Spec) -> None:
             raise UsageError("settings belong to a method", where=f"method {AUTO}", found=found, remedy=remedy)
         return
     check_settings(spec.method, spec.settings)
+    if spec.beside and spec.method != BESIDE:
+        raise UsageError(
+            "the method knows no earlier sets",
+            where=f"method {spec.method}",
+            found=f"beside {', '.join(map(str, spec.beside))}",
+            expected=f"method {BESIDE} or {AUTO}",
+            remedy=f"take --method {BESIDE}, or leave --beside out",
+        )
     _check_wishes(spec)
     if method(spec.method).follows and spec.regularisation != Regularisation():
         raise UsageError(

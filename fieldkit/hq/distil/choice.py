@@ -32,6 +32,7 @@ class Situation:
     classes: how many.  fixed: whether the first weights travel in the bundle.  regularised: whether the device's
     training has what no method can follow.
     moved, learned: whether the user wants pixels to start somewhere, and labels to be learnt.
+    beside: whether there are sets of earlier tasks, which one method alone takes account of.
     seconds: time to distil, or None.  pass_seconds: what a forward pass takes for one image.
     """
 
@@ -45,6 +46,7 @@ class Situation:
     pass_seconds: float
     moved: bool = False
     learned: bool = False
+    beside: bool = False
 
     @property
     def iteration(self) -> float:
@@ -64,6 +66,8 @@ def _grants(name: str, situation: Situation) -> bool:
 
 def _suited(situation: Situation) -> Iterator[tuple[str, str]]:
     """Methods and why, the best first."""
+    if situation.beside:
+        yield "beside", "the only one that makes a set beside earlier ones"
     if situation.classes > MANY_CLASSES or situation.distilled * situation.values > MANY_VALUES:
         why = f"{situation.distilled:,} images of {situation.classes:,} classes are too much to move at once"
         yield from ((name, why) for name in ("patches", "inversion", "trajectory"))
