@@ -3,9 +3,9 @@
     python tools/bench_continual.py DATA [--ipc 10] [--seconds 60] [--seeds 5] [--bundles FOLDER] [--rows ROW ...]
 
 The data set's classes are cut into tasks of two, in order.  For each task HQ distils a bundle of its two classes, from
-that task's training images and the distilled sets of earlier tasks alone (``beside.py``); the recipe has spare classes
-for all that come.  A device then learns task after task with ``fieldkit.learn``.  Rows differ in what it learns from
-and remembers; recipe, training, storage and seeds are the same:
+that task's training images and the distilled sets of earlier tasks alone (the method ``beside``); the recipe has spare
+classes for all that come.  A device then learns task after task with ``fieldkit.learn``.  Rows differ in what it learns
+from and remembers; recipe, training, storage and seeds are the same:
 
 * distilled: the bundles; each task together with the bundles before;
 * distilled, anew: the same, each time from first weights;
@@ -36,7 +36,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from beside import Beside, Earlier
+from torch import nn
 
 from fieldkit import Bundle, Samples, __version__, first_state, learn, read_bundle, report_state
 from fieldkit.bundle import save_bundle
@@ -50,7 +50,8 @@ from fieldkit.field.session import runtime_version
 from fieldkit.field.state import State
 from fieldkit.hq.compiler import Data, Sgd, compile_recipe
 from fieldkit.hq.distil import MILD, start
-from fieldkit.hq.distil.problem import Distillation, Problem, Snapshot
+from fieldkit.hq.distil.problem import Problem, Snapshot
+from fieldkit.hq.earlier import joined
 from fieldkit.hq.models import build_model
 from fieldkit.hq.models.halving import quickened
 from fieldkit.hq.models.normalisation import Normalise
@@ -155,23 +156,23 @@ class Bench:
 
     def distil(self, task: int, kind: str, earlier: Sequence[Bundle]) -> Snapshot:
         """A task's set after the time that there is for it."""
-        known = PAIR * task if kind == "beside" else 0
-        problem = self.problem(task, known + PAIR)
+        problem = self.problem(task)
+        if kind == "beside" and earlier:
+            module = self.module(PAIR * (task + 1))
+            problem = replace(problem, earlier=joined(earlier).posed(module, problem.normalise, problem.device))
         began = time.process_time()
-        distillation: Beside | Distillation
-        if kind == "beside":
-            distillation = Beside(problem, self.earlier(earlier, problem.normalise))
-        else:
-            distillation = start(kind, problem, {})
+        distillation = start(kind, problem, {})
         while (done := (time.process_time() - began) / self.setting.seconds) < 1.0:
             distillation.step(done)
         return distillation.snapshot()
 
-    def problem(self, task: int, outputs: int) -> Problem:
-        module = build_model(ARCHITECTURE, {"width": self.setting.width}, self.recipe_shape, outputs)
+    def module(self, outputs: int) -> nn.Module:
+        return quickened(build_model(ARCHITECTURE, {"width": self.setting.width}, self.recipe_shape, outputs))
+
+    def problem(self, task: int) -> Problem:
         return Problem(
             real=self.train(self.tasks[task]),
-            module=quickened(module),
+            module=self.module(PAIR),
             normalise=Normalise(self.radiometry),
             ipc=self.setting.ipc,
             class_count=PAIR,
@@ -179,18 +180,6 @@ class Bench:
             augmentation=self.recipe.augmentation,
             seed=task,
         )
-
-    def earlier(self, bundles: Sequence[Bundle], normalise: Normalise) -> Earlier:
-        """What the device will have learnt by then, as it was stored."""
-        count = PAIR * len(bundles)
-        pixels, labels = [torch.zeros(0, *self.recipe_shape)], [torch.zeros(0, count)]
-        for index, each in enumerate(bundles):
-            known = each.training_set()
-            pixels.append(normalise(torch.from_numpy(known.images)))
-            before = PAIR * index
-            padding = ((0, 0), (before, count - before - PAIR))
-            labels.append(torch.from_numpy(np.pad(known.targets, padding)))
-        return Earlier(torch.cat(pixels), torch.cat(labels))
 
     def raw(self, kind: str, per_class: int, seed: int) -> list[Bundle]:
         """Every task's bundle of raw images: "random", or "herding" by a network trained on the task."""
@@ -202,7 +191,7 @@ class Bench:
                 groups = [np.flatnonzero(train.targets == each) for each in range(PAIR)]
                 chosen = np.concatenate([rng.permutation(each)[:per_class] for each in groups])
             else:
-                problem = replace(self.problem(task, PAIR), ipc=per_class, seed=seed)
+                problem = replace(self.problem(task), ipc=per_class, seed=seed)
                 chosen = np.asarray(start(kind, problem, {"epochs": 1}).positions)  # type: ignore[attr-defined]
             picked = train.take(chosen)
             labels = np.eye(PAIR, dtype=np.float32)[picked.targets]
