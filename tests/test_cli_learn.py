@@ -81,6 +81,14 @@ def test_a_call_is_made_once_and_a_report_changes_nothing(run: Run, bundles: Pat
     assert (tmp_path / "a.state").read_bytes() == before
 
 
+def test_a_recipe_that_is_not_the_states_is_refused(run: Run, bundles: Path) -> None:
+    assert run("learn", "a.state", "--bundle", bundles / "task-0.h5").returncode == 0
+    done = run("learn", "a.state", "--bundle", bundles / "task-2.h5", "--recipe", "other")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "found other; expected linear" in done.stderr
+    assert run("learn", "a.state", "--bundle", bundles / "task-2.h5", "--recipe", "linear").returncode == 0
+
+
 def test_the_memory_is_made_smaller_and_holds_no_more(run: Run, bundles: Path) -> None:
     assert run("learn", "a.state", "--bundle", bundles / "task-0.h5", "--memory", "1KB").returncode == 0
     done = run("learn", "a.state", "--memory", "100", "--json")
@@ -98,7 +106,7 @@ def test_the_memory_is_made_smaller_and_holds_no_more(run: Run, bundles: Path) -
         ((), 2, "nothing to do"),
         (("--report", "--bundle", "x.h5"), 2, "--report learns nothing"),
         (("--bundle", "x.h5", "--data", "y"), 2, "two things to learn"),
-        (("--report",), 2, "no such state"),
+        (("--report",), 2, "no such state\n  remedy: begin it with a bundle"),
         (("--data", "photos"), 2, "no such state"),
         (("--bundle", "missing.h5"), 2, "no such bundle"),
         (("--bundle", "junk"), 4, "junk"),

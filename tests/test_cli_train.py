@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import handmade
@@ -59,6 +60,10 @@ def test_the_probes_verdict_depends_on_what_hq_measured(run: Run, tmp_path: Path
     assert "LESS THAN EXPECTED: HQ measured 90.0-100.0 %" in done.stdout
     assert "remedy: " in done.stdout
     assert "with the recipe's own number of steps" in run("train", "weak.h5", "--steps", 2).stdout
+    head = {"train/head": weak.programs["train/full"]}
+    parted = replace(weak, programs={**weak.programs, **head}, state={**weak.state, "head": weak.state["full"]})
+    save_bundle(handmade.bundle(parted), tmp_path / "parted.h5")
+    assert "HQ measured 90.0-100.0 %, but of scope full" in run("train", "parted.h5", "--scope", "head").stdout
     assert "probe: the bundle carries none" in run("train", "plain.h5").stdout
 
 
@@ -196,6 +201,7 @@ def test_conditions_are_kept_and_told(run: Run, bundle_file: Path, tmp_path: Pat
         ("--nice", "-1", 2, "--nice"),
         ("--log", "none/run.jsonl", 2, "none/run.jsonl: cannot write there"),
         ("--scope", "tail", 2, "no train program of this scope; found tail; expected full"),
+        ("--scope", "unlabelled", 2, "remedy: train with scope full, then: fieldkit adapt MODEL BUNDLE --unlabelled"),
         ("--provider", "tpu", 2, "--provider"),
     ],
 )

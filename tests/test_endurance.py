@@ -241,6 +241,7 @@ def test_a_result_without_room_or_state_finds_a_refuge(tmp_path: Path, monkeypat
     (refuge,) = tmp_path.glob("model-*.onnx")
     assert refuge.read_bytes() == b"result"
     assert str(refuge) in str(caught.value)
+    assert caught.value.where == str(tmp_path / "model.onnx")
     assert not (tmp_path / "model.onnx").exists()
 
 

@@ -89,7 +89,7 @@ def _verdict(accepted: Acceptance | None) -> str:
         return f"{line}; HQ measured nothing to compare with"
     measured = f"HQ measured {100 * accepted.low:.1f}-{faces.percent(accepted.high)}"
     if not accepted.comparable:
-        return f"{line}; {measured}, but with the recipe's own number of steps"
+        return f"{line}; {measured}, but of scope full with the recipe's own number of steps"
     if accepted.within:
         return f"{line}, as expected: {measured}"
     remedy = "train with another --seed; if that is no better, the bundle does not suit this device"

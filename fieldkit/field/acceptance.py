@@ -17,7 +17,7 @@ class Acceptance:
 
     accuracy: 0-1 over ``samples`` images.
     low, high: HQ's range, or None where HQ measured none.
-    comparable: whether this training made the number of steps that HQ's did; else the range says nothing about it.
+    comparable: whether this training was HQ's, of all weights in as many steps; else the range says nothing about it.
     """
 
     accuracy: float
@@ -37,8 +37,10 @@ class Acceptance:
         return vars(self) | {"within": self.within}
 
 
-def accept(model: bytes, trained: Trained, bundle: Bundle, threads: int | None = None) -> Acceptance | None:
-    """Score ``model`` on the bundle's probe; None where the bundle carries none."""
+def accept(
+    model: bytes, trained: Trained, bundle: Bundle, threads: int | None = None, *, scope: str = "full"
+) -> Acceptance | None:
+    """Score ``model``, made by the train program of ``scope``, on the bundle's probe; None where it carries none."""
     if bundle.probe is None:
         return None
     probabilities = Predictor.open(model, threads).predict(bundle.probe.images)
@@ -48,5 +50,5 @@ def accept(model: bytes, trained: Trained, bundle: Bundle, threads: int | None =
         samples=len(bundle.probe),
         low=None if expected is None else expected.low,
         high=None if expected is None else expected.high,
-        comparable=trained.steps == trained.recipe.schedule.steps,
+        comparable=scope == "full" and trained.steps == trained.recipe.schedule.steps,
     )

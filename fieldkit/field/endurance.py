@@ -119,6 +119,8 @@ class Mission:
             else:
                 self._checkpoints.write(target, content, target.stat().st_mode & 0o777 if target.exists() else None)
         except FieldkitError as error:
+            # Not the file beside the states, which the result is written to first.
+            error.where = str(target)
             if self._last is not None and (self._save(self._last) or (self._checkpoints and self._checkpoints.kept)):
                 error.remedy = f"{error.remedy}; then run the same command again, which goes on from the saved state"
             elif (refuge := _refuge(target, content)) is not None:

@@ -106,8 +106,20 @@ def _check(path: Path, request: Request, log: Path | None) -> None:
 
 def _opened(path: Path, request: Request, source: Bundle | Dataset | None, sealer: Sealer | None) -> State:
     """The state in the file; where there is none, a new one with the model of the bundle that is to be learnt."""
-    if path.exists() or not isinstance(source, Bundle):
-        return state.read_state(path, sealer)
+    if path.exists():
+        found = state.read_state(path, sealer)
+        if request.recipe not in (None, found.recipe.name):
+            raise UsageError(
+                "the state's model has another recipe",
+                where=path,
+                found=request.recipe,
+                expected=found.recipe.name,
+                remedy="leave --recipe out, or begin another STATE with it",
+            )
+        return found
+    if not isinstance(source, Bundle):
+        begin = "begin it with a bundle: fieldkit learn STATE --bundle FILE; or check the path"
+        raise UsageError("no such state", where=path, remedy=begin)
     return continual.first_state(source, request.recipe, limit=request.limit or MEMORY)
 
 

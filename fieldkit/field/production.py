@@ -9,7 +9,8 @@ from typing import Any
 
 from fieldkit.bundle.atomic import check_writable
 from fieldkit.bundle.contents import Bundle
-from fieldkit.bundle.recipe import Recipe
+from fieldkit.bundle.recipe import UNLABELLED, Recipe
+from fieldkit.errors import UsageError
 from fieldkit.field import exporting
 from fieldkit.field.acceptance import Acceptance, accept
 from fieldkit.field.admission import Admitted
@@ -75,6 +76,14 @@ def train_model(
     Raises UsageError for an order that the bundle cannot meet, or a place that cannot be written; Interrupted where the
     user stopped it; ResourceError where time, memory or disk do not suffice; Diverged.
     """
+    if order.scope == UNLABELLED:
+        raise UsageError(
+            "a train program without labels adapts a model and makes none",
+            where="scope",
+            found=UNLABELLED,
+            expected="full, or another that learns from labels",
+            remedy="train with scope full, then: fieldkit adapt MODEL BUNDLE --unlabelled FOLDER",
+        )
     bundle, sealer = (source.bundle, source.sealer) if isinstance(source, Admitted) else (source, None)
     target = check_writable(target)
     recipe = choose_recipe(bundle, order.recipe)
@@ -86,7 +95,7 @@ def train_model(
         model = calibrate(exporting.export(trained, bundle), bundle, conditions.threads)
         mission.write(target, model)
         mission.finish()
-        accepted = accept(model, trained, bundle, conditions.threads)
+        accepted = accept(model, trained, bundle, conditions.threads, scope=order.scope)
         return Product(trained, len(model), accepted, mission.account(), mission.resumed)
 
 
