@@ -20,6 +20,7 @@ from fieldkit.field.onnx_graph import Node, read_node
 from fieldkit.field.shapes import RULES
 from fieldkit.field.shapes.arguments import Shape, Unknown
 from fieldkit.field.shapes.making import constant_values, tensor_shape
+from fieldkit.field.shapes.work import work
 from fieldkit.field.tensors import decode_tensor
 
 FREE = 32
@@ -30,6 +31,8 @@ MAX_TOTAL = 2**36
 """Values of all tensors together, an upper bound of what one run writes."""
 MAX_FOLDED = 2**26
 """Values of all tensors that depend on no input, which onnxruntime computes when it opens a program."""
+MAX_FOLDED_WORK = 2**32
+"""Multiplications for them, a second or two: a convolution of constants, once begun, is not interrupted."""
 # A shape argument has as many values as a tensor has axes, or two for each.
 _ARGUMENT = 256
 
@@ -46,6 +49,7 @@ class _Extents:
     fixed: set[str] = field(default_factory=set)
     total: int = 0
     folded: int = 0
+    work: int = 0
 
     def note(self, name: str, shape: Shape, fixed: bool) -> None:
         """Take a tensor in, and refuse one that is too large or that was there before."""
@@ -113,6 +117,11 @@ def _note_node(extents: _Extents, node: Node) -> None:
     except (IndexError, ValueError, TypeError, ZeroDivisionError, OverflowError, KeyError) as error:
         raise _refused("shape", f"inputs {shapes}: {error}", "shapes that fit together", place) from None
     fixed = all(name in extents.fixed for name in read)
+    if fixed:
+        extents.work += work(node, shapes, made)
+        if extents.work > MAX_FOLDED_WORK:
+            expected = f"at most {MAX_FOLDED_WORK}"
+            raise _refused("work on constants", f"{extents.work} multiplications", expected, place)
     for name, shape in zip(node.outputs, made, strict=False):
         if name:
             extents.note(name, shape, fixed)

@@ -28,10 +28,13 @@ def _shaped(shape: Sequence[int | str], *nodes: bytes, **constants: np.ndarray) 
 def _listed(operator: str, inputs: Sequence[str], **lists: Sequence[int]) -> bytes:
     """A node with attributes that are lists."""
     made = node(operator, inputs, "y")
-    for name, values in lists.items():
-        numbers = b"".join(encode_number(8, each) for each in values)
-        made += encode_bytes(5, encode_bytes(1, name.encode()), numbers, encode_number(20, 7))
-    return made
+    return made + b"".join(_numbers(name, values) for name, values in lists.items())
+
+
+def _numbers(name: str, values: Sequence[int]) -> bytes:
+    """An attribute that is a list of whole numbers, as a field of its node."""
+    numbers = b"".join(encode_number(8, each) for each in values)
+    return encode_bytes(5, encode_bytes(1, name.encode()), numbers, encode_number(20, 7))
 
 
 def _initializer(dims: Sequence[int], raw: bytes) -> bytes:
@@ -88,6 +91,28 @@ def cases() -> dict[str, Case]:
         "pooling, padded": (
             _shaped(image, _listed("MaxPool", ["x"], kernel_shape=[1, 1], pads=[FAR] * 4)),
             "size of tensor 'y'",
+        ),
+        "convolution of constants": (
+            model(
+                node("ConstantOfShape", ["s"], "a"),
+                node("ConstantOfShape", ["k"], "b"),
+                node("Conv", ["a", "b"], "c"),
+                node("ReduceMax", ["c"], "d"),
+                node("Add", ["x", "d"], "y"),
+                s=_whole(1, 1, 2048, 2048),
+                k=_whole(1, 1, 1024, 1024),
+            ),
+            "work on constants",
+        ),
+        "pooling of constants": (
+            model(
+                node("ConstantOfShape", ["s"], "a"),
+                node("MaxPool", ["a"], "b") + _numbers("kernel_shape", [1024, 1024]),
+                node("ReduceMax", ["b"], "d"),
+                node("Add", ["x", "d"], "y"),
+                s=_whole(1, 1, 2048, 2048),
+            ),
+            "work on constants",
         ),
         "shape from values": (
             _shaped((4,), node("Cast", ["x"], "c", to=7), node("ConstantOfShape", ["c"], "y")),
