@@ -190,7 +190,7 @@ def test_weights_beyond_float16_are_divergence(posed: Problem, monkeypatch: pyte
         expert._trained[0].data.fill_(1e6)
 
     monkeypatch.setattr(Expert, "learn", learn)
-    with pytest.raises(Diverged, match="too large to be kept.*found 1e\\+06"):
+    with pytest.raises(Diverged, match=r"too large to be kept.*found 1e\+06"):
         Archive(posed, LESSONS, 1, trajectories=True).provide(1)
 
 

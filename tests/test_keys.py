@@ -103,7 +103,7 @@ def test_names(tmp_path: Path, name: str) -> None:
 
 def test_the_length_of_a_passphrase(tmp_path: Path) -> None:
     for secret in ("", "1234567", "x" * 201):
-        with pytest.raises(UsageError, match="not a passphrase to use; found .* expected 8 to 200"):
+        with pytest.raises(UsageError, match=r"not a passphrase to use; found .* expected 8 to 200"):
             write_key_pair(tmp_path, device.HQ, secret)
     assert not list(tmp_path.iterdir())
 

@@ -40,8 +40,8 @@ BUNDLES = {
     ),
     "aid10-10": (
         "aid10",
-        "--ipc 10 --method ridge --recipe convnet:width=32,depth=4 --steps 200 --minutes 20 --precision bfloat16 --levels 16 "
-        "--augment flip=true --whiten 5 --threads 1",
+        "--ipc 10 --method ridge --recipe convnet:width=32,depth=4 --steps 200 --minutes 20 --precision bfloat16 "
+        "--levels 16 --augment flip=true --whiten 5 --threads 1",
     ),
 }
 
