@@ -19,7 +19,7 @@ from fieldkit.bundle import read_bundle
 pytestmark = pytest.mark.hq
 
 COMMAND = [
-    "--ipc", 3, "--iterations", 4, "--threads", 1, "--json", "--recipe", "convnet:depth=1,width=4", "--steps", 60,
+    "--ipc", 3, "--iterations", 2, "--threads", 1, "--json", "--recipe", "convnet:depth=1,width=4", "--steps", 60,
     "--batch", 6, "--spare-classes", 2, "--probe", 8, "--augment", "rotate=0",
 ]  # fmt: skip
 
