@@ -215,3 +215,10 @@ def test_a_model_that_gives_no_numbers_is_said(run: Run, folder: Path) -> None:
     done = run("predict", "model.onnx", "photos")
     assert (done.returncode, done.stdout) == (4, "")
     assert "no numbers" in done.stderr
+
+
+def test_a_bundle_in_the_place_of_a_model_is_named(run: Run, bundle_file: Path, folder: Path) -> None:
+    done = run("predict", bundle_file, folder)
+    assert (done.returncode, done.stdout) == (4, "")
+    assert "not a model that fieldkit wrote; found a bundle" in done.stderr
+    assert "remedy: train one" in done.stderr

@@ -144,6 +144,14 @@ def test_a_memory_too_small_for_a_distilled_set_keeps_what_fits() -> None:
     assert with_limit(smaller, 5000).memory.parts == smaller.memory.parts
 
 
+def test_a_memory_of_the_size_that_a_refusal_names_is_large_enough() -> None:
+    state = after(0, 2, limit=380)
+    with pytest.raises(ResourceError) as refused:
+        with_limit(state, 40)
+    needed = int(str(refused.value.expected).split()[2])
+    assert with_limit(state, needed).memory.counts(4).tolist() == [1, 1, 1, 1]
+
+
 def test_a_memory_too_small_for_the_classes_is_refused_before_a_training() -> None:
     state = after(0, limit=130)
     with pytest.raises(ResourceError, match="too small to keep an image of every class"):

@@ -133,13 +133,13 @@ def fitted(parts: Sequence[Part], limit: int) -> Memory:
     if total <= limit:
         return Memory(limit, tuple(each for each in parts if len(each)))
     fixed = sum(each.pixels.scale.nbytes + each.pixels.offset.nbytes for each in parts)
-    kept = _kept(parts, limit - fixed)
+    kept = _kept(parts, limit, fixed)
     taken = [each.take(positions) for each, positions in zip(parts, kept, strict=True)]
     return Memory(limit, tuple(each for each in taken if len(each)))
 
 
-def _kept(parts: Sequence[Part], room: int) -> list[np.ndarray]:
-    """Positions in each of ``parts`` of the images that stay, ascending, so that they cost at most ``room`` bytes."""
+def _kept(parts: Sequence[Part], limit: int, fixed: int) -> list[np.ndarray]:
+    """Positions in each of ``parts`` of the images that stay, ascending; ``fixed`` bytes belong to no image."""
     held = np.concatenate([np.full(len(each), index) for index, each in enumerate(parts)])
     place = np.concatenate([np.arange(len(each)) for each in parts])
     slot = np.concatenate([each.classes for each in parts]).astype(np.int64)
@@ -152,10 +152,10 @@ def _kept(parts: Sequence[Part], room: int) -> list[np.ndarray]:
     taken = {each: int(cost[queue].sum()) for each, queue in queues.items()}
     given: list[int] = []
     total = sum(taken.values())
-    while total > room:
+    while total > limit - fixed:
         largest = max(taken, key=lambda each: (taken[each], each))
         if len(queues[largest]) == 1:
-            raise _too_small(parts, room)
+            raise _too_small(parts, limit, fixed)
         given.append(int(queues[largest].pop()))
         freed = int(cost[given[-1]])
         taken[largest] -= freed
@@ -165,12 +165,12 @@ def _kept(parts: Sequence[Part], room: int) -> list[np.ndarray]:
     return [place[stays & (held == index)] for index in range(len(parts))]
 
 
-def _too_small(parts: Sequence[Part], room: int) -> ResourceError:
+def _too_small(parts: Sequence[Part], limit: int, fixed: int) -> ResourceError:
     slots = {int(slot) for each in parts for slot in each.classes}
     return ResourceError(
         "the memory is too small to keep an image of every class",
         where="memory",
-        found=f"room for {room} bytes",
-        expected=f"at least {len(slots) * max(each.cost for each in parts)} for {len(slots)} classes",
+        found=f"{limit} bytes",
+        expected=f"at least {fixed + len(slots) * max(each.cost for each in parts)} for {len(slots)} classes",
         remedy="give it more with --memory",
     )

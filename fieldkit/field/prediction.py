@@ -11,6 +11,7 @@ import numpy as np
 
 from fieldkit.bundle.files import read_bytes
 from fieldkit.bundle.radiometry import Radiometry
+from fieldkit.bundle.seal import MAGIC, SEALED_MAGIC
 from fieldkit.errors import DataError, ProgramError, UsageError
 from fieldkit.field import exporting
 from fieldkit.field.initializers import read_initializers
@@ -126,6 +127,8 @@ def read_model(path: Path) -> bytes:
         raise UsageError(
             f"cannot read the model: {error.message}", where=path, remedy="train one: fieldkit train BUNDLE -o MODEL"
         ) from error
+    if content.startswith((MAGIC, SEALED_MAGIC)):
+        raise _foreign(str(path), "a bundle")
     if len(content) > MAX_MODEL:
         raise _foreign(str(path), f"more than {MAX_MODEL} bytes")
     return content
