@@ -18,6 +18,7 @@ from fieldkit.bundle.writer import save_bundle
 hypothesis.settings.register_profile("fieldkit", deadline=None)
 hypothesis.settings.load_profile("fieldkit")
 
+
 @pytest.fixture(scope="session", autouse=True)
 def _no_trust_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Whoever runs the tests may trust whom they like."""
