@@ -85,7 +85,7 @@ def test_what_is_left_is_balanced_over_the_classes() -> None:
 
 def test_too_small_for_every_class_is_said_with_what_it_would_need() -> None:
     held = part([0, 1, 2])
-    with pytest.raises(ResourceError, match=r"every class.*at least 78 for 3 classes"):
+    with pytest.raises(ResourceError, match=r"every class.*at least 86 for 3 classes"):
         Memory(8 + 2 * held.cost).with_parts([held])
     assert len(Memory(8 + 3 * held.cost).with_parts([held])) == 3
 
