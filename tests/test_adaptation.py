@@ -18,13 +18,15 @@ from fieldkit.bundle.reader import parse_bundle
 from fieldkit.bundle.samples import Samples
 from fieldkit.bundle.writer import write_bundle
 from fieldkit.errors import DataError, IncompatibleBundle, ProgramError, UsageError
-from fieldkit.field import adaptation, exporting
+from fieldkit.field import exporting
 from fieldkit.field.adaptation import ADAPTED, Adaptation, adapt
-from fieldkit.field.comparison import DISTILLED, HOLD_OUT, PROBE, distilled_counts, remembered
+from fieldkit.field.comparison import HOLD_OUT
 from fieldkit.field.datasets import Dataset
 from fieldkit.field.endurance import Conditions, Mission
+from fieldkit.field.knowledge import DISTILLED, PROBE, knowledge
 from fieldkit.field.lastlayer import STRENGTH, LastLayer, find_last_layer, ridge, solved
 from fieldkit.field.local import ENOUGH, Local, join
+from fieldkit.field.mixing import REAL, joined, mixed
 from fieldkit.field.prediction import Predictor
 from fieldkit.field.reopening import reopen
 from fieldkit.field.training import train
@@ -91,6 +93,7 @@ def test_new_classes_are_learnt_and_known_ones_kept() -> None:
     assert local.part(local.before, new=False) is None
     assert probe.known == KNOWN
     assert probe.part(probe.after, new=True) is None
+    assert made.to_json()["probe"] == {"learnt": 15, "measured": probe.after.count} == {"learnt": 15, "measured": 15}
 
 
 def test_without_a_hold_out_only_the_probe_is_measured() -> None:
@@ -190,30 +193,61 @@ def test_what_does_not_fit_is_refused() -> None:
             adapt(MODEL, BUNDLE, NEW, bad, mission().train)
 
 
-@given(st.lists(st.integers(0, ALL - 1), min_size=1, max_size=12), st.sampled_from([None, 0.0, 0.25, 0.5, 0.9]))
+@given(
+    st.lists(st.integers(0, ALL - 1), min_size=1, max_size=12), st.sampled_from([None, 0.0, 0.25, 0.9]), st.booleans()
+)
 @settings(max_examples=60, deadline=None)
-def test_every_sample_is_in_one_group_and_shares_are_as_asked(targets: list[int], replay: float | None) -> None:
+def test_every_sample_is_in_one_group_and_shares_are_as_asked(
+    targets: list[int], replay: float | None, learn_probe: bool
+) -> None:
     places = np.array(targets, np.int64)
     local = Local("own", NAMES, SPARE, Samples(np.zeros((len(places), *SHAPE), np.uint8), places), None)
-    replayed = BUNDLE.training_set()
-    samples, groups, shares = adaptation.mixed(replayed, local, replay)
-    own = len(places)
+    known = knowledge(BUNDLE, learn_probe=learn_probe)
+    samples = joined(local, known, replay)
+    groups, shares = zip(*mixed(local, known, replay), strict=True)
+    own, real = len(places), 15 if learn_probe else 0
+    distilled = own + len(known.distilled)
     assert sorted(np.concatenate(groups)) == list(range(len(samples)))
-    assert len(samples) == own + (0 if replay == 0.0 else len(replayed))
+    assert len(samples) == (own if replay == 0.0 else distilled + real)
     assert np.array_equal(samples.targets[:own], np.eye(ALL)[places])
     if replay != 0.0:
-        assert np.array_equal(samples.targets[own:, :KNOWN], replayed.targets)
+        assert np.array_equal(samples.targets[own:distilled, :KNOWN], known.distilled.targets)
         assert not samples.targets[own:, KNOWN:].any()
+        assert samples.targets[distilled:].sum() == real
     classes = [set(samples.targets[group].argmax(1)) for group in groups]
     assert all(len(each) == 1 for each in classes)
-    parts: Counter[int] = Counter()
+    parts, sides = Counter[int](), Counter[str]()
     for group, share in zip(groups, shares, strict=True):
         parts[int(samples.targets[group[0]].argmax())] += share
+        sides["own" if group[0] < own else "distilled" if group[0] < distilled else "real"] += share
     if replay is None:
-        assert len(set(parts.values())) == 1
+        assert np.allclose(list(parts.values()), 1.0)
     else:
-        mine = sum(share for group, share in zip(groups, shares, strict=True) if group[0] < own)
-        assert mine / sum(shares) == pytest.approx(1 - replay, abs=0.05)
+        assert sides["own"] / sum(shares) == pytest.approx(1 - replay)
+    if replay != 0.0:
+        assert sides["real"] == pytest.approx(REAL * (sides["real"] + sides["distilled"]) if learn_probe else 0.0)
+
+
+@given(st.lists(st.integers(0, KNOWN - 1), min_size=1, max_size=20))
+def test_half_of_each_classs_probe_is_learnt_and_the_rest_measures(targets: list[int]) -> None:
+    probe = Samples(np.arange(len(targets), dtype=np.uint8)[:, None, None, None], np.array(targets, np.int64))
+    bundle = replace(BUNDLE, probe=probe)
+    found = knowledge(bundle, learn_probe=True)
+    assert found.probe is not None
+    learnt = [] if not found.real else found.real[0].images.ravel().tolist()
+    assert sorted([*learnt, *found.probe.images.ravel().tolist()]) == list(range(len(targets)))
+    for index, count in Counter(targets).items():
+        assert [targets[each] for each in learnt].count(index) == count // 2
+    kept = knowledge(bundle)
+    assert kept.real == ()
+    assert kept.measured == (PROBE, probe)
+
+
+@pytest.mark.parametrize("options", [Adaptation(keep_probe=True), Adaptation(replay=0.0)])
+def test_a_probe_that_nothing_is_learnt_from_measures_whole(options: Adaptation) -> None:
+    made = adapt(MODEL, BUNDLE, NEW, options, mission().train)
+    assert made.probe_learnt == 0
+    assert made.comparisons[-1].after.count == 30
 
 
 @given(st.integers(0, 10**6), st.integers(2, 4), st.integers(4, 12), st.integers(2, 9))
@@ -238,7 +272,7 @@ def test_ridge_is_the_least_of_what_it_minimises(seed: int, count: int, samples:
 
 def test_the_last_layer_is_found_and_solved_from_what_it_reads() -> None:
     assert find_last_layer(MODEL.content) == LastLayer("weight", "bias")
-    fresh, known = some(5, range(KNOWN, ALL), 6), distilled_counts(BUNDLE)
+    fresh, known = some(5, range(KNOWN, ALL), 6), knowledge(BUNDLE).counts
     images, targets = np.concatenate([fresh.images, known.images]), np.concatenate([fresh.targets, known.targets])
     made = solved(MODEL.content, MODEL.weights, images, targets, np.ones(len(images)))
     assert made is not None
@@ -250,7 +284,7 @@ def test_the_last_layer_is_found_and_solved_from_what_it_reads() -> None:
 
 
 def test_outputs_without_samples_and_a_single_class_keep_their_rows() -> None:
-    known = distilled_counts(BUNDLE)
+    known = knowledge(BUNDLE).counts
     made = solved(MODEL.content, MODEL.weights, known.images, known.targets, np.ones(len(known)))
     assert made is not None
     assert np.array_equal(made["weight"][KNOWN:], MODEL.weights["weight"][KNOWN:])
@@ -285,7 +319,7 @@ def test_models_that_do_not_fit_the_bundle_are_refused() -> None:
 
 
 def test_what_is_remembered_is_in_the_sensors_counts() -> None:
-    where, samples = remembered(bundle_of_three(probe=False))
+    where, samples = knowledge(bundle_of_three(probe=False), learn_probe=True).measured
     assert where == DISTILLED
     assert samples.images.dtype == np.uint8
     assert samples.targets.dtype == np.int64

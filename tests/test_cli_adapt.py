@@ -63,10 +63,17 @@ def test_new_classes_from_folders(run: Run, device: Path) -> None:
     rows = [line.split() for line in lines[4:]]
     assert rows[0][:4] == ["local", "hold-out", "known", "6"]
     assert rows[1] == ["local", "hold-out", "new", "4", "0.0", "%", "100.0", "%"]
-    assert rows[2][:3] == ["probe", "known", "30"]
+    assert rows[2][:3] == ["probe", "known", "15"]
+    assert lines[-1] == "15 other images of the probe were learnt from"
     assert Predictor.open(device / "model-adapted.onnx").classes == tuple(f"kind {index}" for index in range(ALL))
     assert (device / "model.onnx").read_bytes() == before
     assert not state_folder(device / "model-adapted.onnx").exists()
+
+
+def test_a_probe_can_be_kept_for_measuring(run: Run, device: Path) -> None:
+    result = run("adapt", "model.onnx", "three.h5", "--data", "mine", "--keep-probe", "--allow-unsigned", "--json")
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["probe"] == {"learnt": 0, "measured": 30}
 
 
 def test_one_json_document_says_the_same(run: Run, device: Path) -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from fieldkit.field.endurance import Conditions
 
 # Options that mean nothing to the other kind of samples.
-LABELLED, UNLABELLED = ("scope", "hold_out", "mirror"), ("tolerance",)
+LABELLED, UNLABELLED = ("scope", "hold_out", "mirror", "keep_probe"), ("tolerance",)
 
 
 @click.command(
@@ -66,7 +66,13 @@ LABELLED, UNLABELLED = ("scope", "hold_out", "mirror"), ("tolerance",)
     metavar="SHARE",
     help="Share of each class's samples that only measures.  [default: 0.2; a test split of the data takes its place]",
 )
-@click.option("--mirror", is_flag=True, default=None, help="Your samples may be mirrored, left to right.")
+@click.option("--mirror", is_flag=True, default=None, help="Images may be mirrored, left to right.")
+@click.option(
+    "--keep-probe",
+    is_flag=True,
+    default=None,
+    help="Learn from none of BUNDLE's probe.  [default: half of it is replayed as real images, half measures]",
+)
 @click.option(
     "--tolerance",
     type=click.FloatRange(0, 100),
@@ -93,6 +99,7 @@ def adapt(
     replay: float | None,
     hold_out: float | None,
     mirror: bool | None,
+    keep_probe: bool | None,
     tolerance: float | None,
     seed: int,
     other_bundle: bool,
@@ -104,8 +111,9 @@ def adapt(
     """Adapt MODEL to samples of your own without forgetting BUNDLE, which it was trained from.
 
     With --data, known classes are joined by name, and new ones take the spare outputs that the bundle was built with
-    (fieldkit build --spare-classes).  Distilled images of BUNDLE are replayed beside.  The model is measured before and
-    after: on the samples that are held out, and on BUNDLE's probe, or on its distilled set where it has no probe.
+    (fieldkit build --spare-classes).  Distilled images of BUNDLE are replayed beside, and half of its probe.  The model
+    is measured before and after: on the samples that are held out, and on the rest of BUNDLE's probe, or on its
+    distilled set where it has no probe.
 
     With --unlabelled, the model's normalisations follow a sensor that has changed, by making its predictions surer; a
     change that costs more than --tolerance on the probe is refused.
@@ -122,6 +130,7 @@ def adapt(
         "scope": scope,
         "hold_out": hold_out,
         "mirror": mirror,
+        "keep_probe": keep_probe,
         "tolerance": None if tolerance is None else tolerance / 100,
     }
     idle = UNLABELLED if unlabelled is None else LABELLED
@@ -160,6 +169,8 @@ def _text(outcome: Outcome, target: Path) -> str:
         new = made.local.classes[made.local.known :]
         lines += [f"new classes: {', '.join(new)}"] * bool(new)
         lines += ["", _table(made.comparisons)]
+        if made.probe_learnt:
+            lines.append(f"{made.probe_learnt} other images of the probe were learnt from")
         if made.local.held_out is None:
             lines.append("local hold-out: none, so what the model makes of your samples was not measured")
         return "\n".join(lines)

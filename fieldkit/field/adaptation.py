@@ -21,20 +21,20 @@ import numpy as np
 from fieldkit import __version__
 from fieldkit.bundle.contents import Bundle
 from fieldkit.bundle.recipe import Initial, Recipe, Schedule
-from fieldkit.bundle.samples import Samples
 from fieldkit.errors import UsageError
 from fieldkit.field import exporting
-from fieldkit.field.comparison import HOLD_OUT, Comparison, compare, distilled_counts, remembered, score_before
+from fieldkit.field.comparison import HOLD_OUT, Comparison, compare, score_before
 from fieldkit.field.datasets import Dataset
 from fieldkit.field.endurance import Job
+from fieldkit.field.knowledge import Knowledge, knowledge
 from fieldkit.field.lastlayer import Weights, solved
 from fieldkit.field.local import Local, join
+from fieldkit.field.mixing import joined, mixed
 from fieldkit.field.prediction import Predictor
 from fieldkit.field.reopening import Reopened
 from fieldkit.field.replay import balanced
-from fieldkit.field.training import Trained, widened
+from fieldkit.field.training import Trained
 from fieldkit.field.views import views
-from fieldkit.tasks import classification
 
 ADAPTED = "fieldkit.adapted"
 """Metadata of a model: JSON, what it was adapted to, one entry each time."""
@@ -43,7 +43,7 @@ STEPS, WARMUP, RATE = 60, 5, 0.1
 # What a model's metadata says that stays true when it is adapted.
 KEPT = (exporting.RADIOMETRY, exporting.BUNDLE, exporting.RECIPE, exporting.SEED, exporting.STEPS)
 PART = 100
-"""The shares of a batch are counted in this many parts."""
+"""A class's share of a batch is counted in this many parts."""
 
 
 class Train(Protocol):
@@ -62,7 +62,8 @@ class Adaptation:
     recipe's highest.
     replay: share of what is learnt that is replayed, 0-1; None gives each class the same, wherever it comes from.
     hold_out: share of the device's samples that only measures, 0-1.
-    mirror: whether the device's samples may be mirrored, left to right, as far as the recipe does not say so.
+    mirror: whether images may be mirrored, left to right, as far as the recipe does not say so.
+    keep_probe: learn from none of the bundle's probe, so that all of it measures.
     """
 
     scope: str | None = None
@@ -71,6 +72,7 @@ class Adaptation:
     replay: float | None = None
     hold_out: float = 0.2
     mirror: bool = False
+    keep_probe: bool = False
     seed: int = 0
 
 
@@ -79,6 +81,7 @@ class Adapted:
     """What an adaptation made.
 
     content: the model file.  scope: what was changed.
+    known: what the bundle taught, and what of it was replayed and measured.
     comparisons: before and after, on the local hold-out if there is one, and on what shows whether the model still
     knows its bundle.
     """
@@ -87,15 +90,25 @@ class Adapted:
     scope: str
     trained: Trained
     local: Local
+    known: Knowledge
     comparisons: tuple[Comparison, ...]
 
+    @property
+    def probe_learnt(self) -> int:
+        """How many images of the bundle's probe were learnt from."""
+        return sum(len(each) for each in self.known.real)
+
     def to_json(self) -> dict[str, Any]:
-        local = self.local
+        local, probe = self.local, self.known.probe
         return {
             "scope": self.scope,
             "classes": list(local.classes),
             "new": list(local.classes[local.known :]),
             "samples": {"train": len(local.train), "held_out": 0 if local.held_out is None else len(local.held_out)},
+            "probe": {
+                "learnt": self.probe_learnt,
+                "measured": 0 if probe is None else len(probe),
+            },
             "comparisons": [each.to_json() for each in self.comparisons],
         }
 
@@ -109,28 +122,35 @@ def adapt(model: Reopened, bundle: Bundle, data: Dataset, options: Adaptation, t
     """
     _check(options)
     local = join(data, bundle.manifest, model.classes, hold_out=options.hold_out, seed=options.seed)
-    sets = [remembered(bundle)] if local.held_out is None else [(HOLD_OUT, local.held_out), remembered(bundle)]
+    known = knowledge(bundle, learn_probe=not options.keep_probe and options.replay != 0.0)
+    sets = [known.measured] if local.held_out is None else [(HOLD_OUT, local.held_out), known.measured]
     began = time.monotonic()
     before = [score_before(model.content, samples, len(local.classes)) for _, samples in sets]
-    scope, trained = _changed(model, bundle, local, options, partial(train, closing=2.0 * (time.monotonic() - began)))
+    closing = 2.0 * (time.monotonic() - began)
+    scope, trained = _changed(model, bundle, local, known, options, partial(train, closing=closing))
     new = list(local.classes[local.known :])
     entry = {"data": local.name, "samples": len(local.train), "new": new, **asdict(options)}
     entry |= {"scope": scope, "steps": trained.steps}
     content = rewritten(model, bundle, trained, local.classes, entry)
     after = Predictor.open(content)
     found = (compare(where, local.known, one, after, each) for (where, each), one in zip(sets, before, strict=True))
-    return Adapted(content, scope, trained, local, tuple(found))
+    return Adapted(content, scope, trained, local, known, tuple(found))
 
 
 def _changed(
-    model: Reopened, bundle: Bundle, local: Local, options: Adaptation, train: Callable[[Job], Trained]
+    model: Reopened,
+    bundle: Bundle,
+    local: Local,
+    known: Knowledge,
+    options: Adaptation,
+    train: Callable[[Job], Trained],
 ) -> tuple[str, Trained]:
     """The scope that was taken, and the weights: solved, and trained from there on if that is wanted."""
-    start = solve(model, bundle, local, options)
+    start = solve(model, local, known, options)
     scope = options.scope or ("head" if start is not None and options.steps is None else "full")
     if start is not None and scope == "head" and options.steps is None:
         return scope, Trained(model.recipe, start, np.zeros(0, np.float32), options.seed, 0)
-    return scope, train(plan(model, bundle, local, replace(options, scope=scope), start or model.weights))
+    return scope, train(plan(model, bundle, local, known, replace(options, scope=scope), start or model.weights))
 
 
 def _check(options: Adaptation) -> None:
@@ -140,39 +160,35 @@ def _check(options: Adaptation) -> None:
         raise UsageError("not a share of a batch", where="replay", found=options.replay, expected="0 to less than 1")
 
 
-def solve(model: Reopened, bundle: Bundle, local: Local, options: Adaptation) -> Weights | None:
+def solve(model: Reopened, local: Local, known: Knowledge, options: Adaptation) -> Weights | None:
     """The model's weights with the last layer that fits all samples; None where the model has no linear last layer.
 
-    The device's samples count in all of their views.
+    Every sample counts in all of its views.
     """
-    known, count = distilled_counts(bundle), len(local.classes)
-    _, groups, shares = mixed(bundle.training_set(), local, options.replay)
-    each = np.zeros(len(local.train) + len(known))
-    for group, share in zip(groups, shares, strict=True):
-        each[group] = share / len(group)
-    seen = list(views(local.train.images, model.recipe.augmentation, options.mirror))
-    parts = [Samples(images, local.train.targets) for images in seen]
-    counts = [each[: len(local.train)] / len(seen)] * len(seen)
-    if options.replay != 0.0:
-        parts.append(known)
-        counts.append(each[len(local.train) :])
+    parts = [local.train] if options.replay == 0.0 else [local.train, known.counts, *known.real]
     images, targets = (np.concatenate([getattr(part, name) for part in parts]) for name in ("images", "targets"))
-    assert targets.max() < count
-    return solved(model.content, model.weights, images, targets, np.concatenate(counts))
+    each = np.zeros(len(images))
+    for group, share in mixed(local, known, options.replay):
+        each[group] = share / len(group)
+    seen = list(views(images, model.recipe.augmentation, options.mirror))
+    return solved(
+        model.content, model.weights, np.concatenate(seen), np.tile(targets, len(seen)), np.tile(each, len(seen))
+    )
 
 
-def plan(model: Reopened, bundle: Bundle, local: Local, options: Adaptation, weights: Weights) -> Job:
+def plan(model: Reopened, bundle: Bundle, local: Local, known: Knowledge, options: Adaptation, weights: Weights) -> Job:
     """The training that adapts, from ``weights`` on: its samples and schedule."""
-    samples, groups, shares = mixed(bundle.training_set(), local, options.replay)
+    groups, shares = zip(*mixed(local, known, options.replay), strict=True)
+    parts = [max(round(PART * share), 1) for share in shares]
     return Job(
         model.recipe,
-        samples,
+        joined(local, known, options.replay),
         options.scope or "full",
         options.seed,
         schedule(model.recipe, STEPS if options.steps is None else options.steps, options.rate, RATE),
         Initial(weights=weights),
-        balanced(groups, shares),
-        about={"bundle": bundle.digest, "model": hashlib.sha256(model.content).hexdigest(), "shares": shares},
+        balanced(groups, parts),
+        about={"bundle": bundle.digest, "model": hashlib.sha256(model.content).hexdigest(), "shares": parts},
     )
 
 
@@ -189,29 +205,6 @@ def schedule(recipe: Recipe, steps: int, rate: float | None, part: float) -> Sch
     if not 0.0 < rate < math.inf:
         raise UsageError("not a learning rate", where="rate", found=rate, expected="a number above 0")
     return Schedule(steps, own.batch, "cosine", rate, min(WARMUP, steps - 1))
-
-
-def mixed(replayed: Samples, local: Local, replay: float | None) -> tuple[Samples, list[np.ndarray], list[int]]:
-    """One set of both, float32 counts and labels; its groups, one for each class of each source; and their shares.
-
-    replay: the share of a batch that all replayed groups get together; None gives each class the same, in equal parts
-    where it comes from both sources.
-    """
-    count = len(local.classes)
-    own = Samples(local.train.images.astype(np.float32), np.eye(count, dtype=np.float32)[local.train.targets])
-    mine = {slot: each for slot, each in enumerate(classification.group(local.train.targets, count)) if len(each)}
-    if replay == 0.0:
-        return own, list(mine.values()), [1] * len(mine)
-    strongest = classification.group(replayed.targets.argmax(axis=1), count)
-    theirs = {slot: each + len(own) for slot, each in enumerate(strongest) if len(each)}
-    if replay is None:
-        shares = [1 if slot in theirs else 2 for slot in mine] + [1 if slot in mine else 2 for slot in theirs]
-    else:
-        parts = (len(mine), 1.0 - replay), (len(theirs), replay)
-        shares = [max(round(PART * share / groups), 1) for groups, share in parts for _ in range(groups)]
-    targets = np.concatenate([own.targets, widened(replayed.targets, count)])
-    images = np.concatenate([own.images, replayed.images])
-    return Samples(images, targets), [*mine.values(), *theirs.values()], shares
 
 
 def rewritten(

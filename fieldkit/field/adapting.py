@@ -96,7 +96,9 @@ def adapt_file(
             place = _named(request.unlabelled)
             images = unlabelled.read_unlabelled(Predictor.open(model.content), place)
             made = unlabelled.adapt_unlabelled(model, bundle, images, options, train, name=place.name)
-        made = replace(made, content=confidence.calibrate(made.content, bundle, conditions.threads))
+        # What was learnt from cannot say how sure to be.
+        unseen = replace(bundle, probe=made.known.probe) if isinstance(made, Adapted) else bundle
+        made = replace(made, content=confidence.calibrate(made.content, unseen, conditions.threads))
         mission.write(request.output, made.content)
         mission.finish()
         return Outcome(made, len(made.content), mission.account(), mission.resumed)

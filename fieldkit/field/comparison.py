@@ -7,19 +7,19 @@ from typing import Any
 
 import numpy as np
 
-from fieldkit.bundle.contents import Bundle
 from fieldkit.bundle.samples import Samples
 from fieldkit.field.prediction import Predictor
 from fieldkit.tasks import classification
 
-PROBE, DISTILLED, HOLD_OUT = "probe", "distilled set", "local hold-out"
+HOLD_OUT = "local hold-out"
 
 
 @dataclass(frozen=True)
 class Comparison:
     """Scores of two models on one set of images.
 
-    where: PROBE, DISTILLED or HOLD_OUT.  classes: of the model afterwards.  known: how many of them both models know.
+    where: HOLD_OUT, or what ``Knowledge.measured`` names.
+    classes: of the model afterwards.  known: how many of them both models know.
     """
 
     where: str
@@ -64,15 +64,3 @@ def compare(where: str, known: int, before: classification.Scores, after: Predic
     """The scores of a model afterwards beside those from before, on the same samples."""
     scores = classification.score(after.predict(samples.images), samples.targets)
     return Comparison(where, after.classes, known, before, scores)
-
-
-def remembered(bundle: Bundle) -> tuple[str, Samples]:
-    """What shows whether a model still knows what its bundle taught: the probe, or else the distilled set."""
-    return (DISTILLED, distilled_counts(bundle)) if bundle.probe is None else (PROBE, bundle.probe)
-
-
-def distilled_counts(bundle: Bundle) -> Samples:
-    """The distilled set as a sensor would give it: whole counts within its range, and of soft labels the strongest."""
-    distilled, dtype = bundle.training_set(), np.dtype(bundle.manifest.radiometry.dtype)
-    images = np.clip(np.rint(distilled.images), 0, np.iinfo(dtype).max).astype(dtype)
-    return Samples(images, distilled.targets.argmax(axis=1))

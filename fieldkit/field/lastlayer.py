@@ -23,7 +23,7 @@ from fieldkit.field.onnx_graph import Node, read_graph
 
 Weights = Mapping[str, np.ndarray]
 PREFIX = "param."
-STRENGTH = 0.5
+STRENGTH = 0.25
 
 
 @dataclass(frozen=True)

@@ -22,9 +22,10 @@ from fieldkit.bundle.recipe import UNLABELLED, Initial
 from fieldkit.bundle.samples import Samples
 from fieldkit.errors import DataError, UsageError
 from fieldkit.field.adaptation import PART, Train, rewritten, schedule
-from fieldkit.field.comparison import Comparison, compare, remembered, score_before
+from fieldkit.field.comparison import Comparison, compare, score_before
 from fieldkit.field.endurance import Job
 from fieldkit.field.finding import find_images
+from fieldkit.field.knowledge import knowledge
 from fieldkit.field.prediction import Predictor
 from fieldkit.field.reading import Reader, read_ahead
 from fieldkit.field.reopening import Reopened
@@ -112,7 +113,7 @@ def adapt_unlabelled(
             expected=UNLABELLED,
             remedy=f"build the bundle with fieldkit build --scope full --scope {UNLABELLED}",
         )
-    where, known = remembered(bundle)
+    where, known = knowledge(bundle).measured
     before, began = Predictor.open(model.content), time.monotonic()
     scores, first = score_before(model.content, known, len(model.classes)), before.predict(images)
     trained = train(plan(model, bundle, images, options), closing=2.0 * (time.monotonic() - began))
