@@ -68,7 +68,7 @@ class Setting:
     """Of one bench.
 
     ipc: images per class.  seconds: of the processor, to distil a task.  width: of the network.  steps: of a device's
-    training, for each task.
+    training, for each task.  formation: of what is distilled, as of ``fieldkit build``; the bytes stay the same.
     """
 
     data: Path
@@ -78,6 +78,7 @@ class Setting:
     steps: int
     folder: Path
     augmentation: Augmentation
+    formation: int
     joint: Path | None = None
 
 
@@ -145,7 +146,8 @@ class Bench:
         """Every task's bundle by "beside" or a method of fieldkit's, from the folder or made in turn."""
         made: list[Bundle] = []
         for task in range(len(self.tasks)):
-            path = self.setting.folder / f"{self.setting.data.stem}-{kind}-{self.setting.ipc}-{task + 1}.h5"
+            size = f"{self.setting.ipc}x{self.setting.formation**2}"
+            path = self.setting.folder / f"{self.setting.data.stem}-{kind}-{size}-{task + 1}.h5"
             if not path.exists():
                 took = time.monotonic()
                 snapshot = self.distil(task, kind, made)
@@ -156,7 +158,7 @@ class Bench:
 
     def distil(self, task: int, kind: str, earlier: Sequence[Bundle]) -> Snapshot:
         """A task's set after the time that there is for it."""
-        problem = self.problem(task)
+        problem = replace(self.problem(task), formation=self.setting.formation)
         if kind == "beside" and earlier:
             module = self.module(PAIR * (task + 1))
             problem = replace(problem, earlier=joined(earlier).posed(module, problem.normalise, problem.device))
@@ -307,6 +309,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=32)
     parser.add_argument("--steps", type=int, default=200, help="of a device's training, for each task")
     parser.add_argument("--bundles", type=Path, default=Path("continual-bundles"))
+    parser.add_argument("--formation", type=int, default=1, help="2 distils four half-size images in the place of one")
     parser.add_argument("--rows", nargs="+", choices=ROWS + MORE, default=ROWS)
     parser.add_argument("--joint", type=Path, help="a bundle of all classes, for the row all data at HQ")
     parser.add_argument("--flip", action="store_true", help="mirror images at random in training")
@@ -314,7 +317,15 @@ def main() -> None:
     torch.set_num_threads(1)
     augmentation = replace(MILD, flip=given.flip)
     setting = Setting(
-        given.data, given.ipc, given.seconds, given.width, given.steps, given.bundles, augmentation, given.joint
+        given.data,
+        given.ipc,
+        given.seconds,
+        given.width,
+        given.steps,
+        given.bundles,
+        augmentation,
+        given.formation,
+        given.joint,
     )
     bench = Bench(setting)
     print(f"fieldkit {__version__}, onnxruntime {runtime_version()}, torch {torch.__version__}, ", end="")
