@@ -17,7 +17,7 @@ from fieldkit.bundle.radiometry import Radiometry
 from fieldkit.bundle.recipe import Augmentation, Initial, Recipe, Schedule, Tensor
 from fieldkit.bundle.samples import Samples
 from fieldkit.bundle.weights import initial_weights, uniforms
-from fieldkit.field.protobuf import encode_bytes, encode_number
+from fieldkit.field.programs.protobuf import encode_bytes, encode_number
 
 MOMENTUM = 0.9
 STRENGTH = 0.5

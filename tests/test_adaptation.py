@@ -18,18 +18,18 @@ from fieldkit.bundle.reader import parse_bundle
 from fieldkit.bundle.samples import Samples
 from fieldkit.bundle.writer import write_bundle
 from fieldkit.errors import DataError, IncompatibleBundle, ProgramError, UsageError
-from fieldkit.field import exporting
-from fieldkit.field.adaptation import ADAPTED, Adaptation, adapt
-from fieldkit.field.comparison import HOLD_OUT
+from fieldkit.field.adaptation.comparison import HOLD_OUT
+from fieldkit.field.adaptation.knowledge import DISTILLED, PROBE, knowledge
+from fieldkit.field.adaptation.labelled import ADAPTED, Adaptation, adapt
+from fieldkit.field.adaptation.lastlayer import STRENGTH, LastLayer, find_last_layer, ridge, solved
+from fieldkit.field.adaptation.local import ENOUGH, Local, join
+from fieldkit.field.adaptation.mixing import REAL, joined, mixed
 from fieldkit.field.datasets import Dataset
-from fieldkit.field.endurance import Conditions, Mission
-from fieldkit.field.knowledge import DISTILLED, PROBE, knowledge
-from fieldkit.field.lastlayer import STRENGTH, LastLayer, find_last_layer, ridge, solved
-from fieldkit.field.local import ENOUGH, Local, join
-from fieldkit.field.mixing import REAL, joined, mixed
-from fieldkit.field.prediction import Predictor
-from fieldkit.field.reopening import reopen
-from fieldkit.field.training import train
+from fieldkit.field.endurance.mission import Conditions, Mission
+from fieldkit.field.engine.training import train
+from fieldkit.field.models import exporting
+from fieldkit.field.models.prediction import Predictor
+from fieldkit.field.models.reopening import reopen
 
 KNOWN, ALL, SPARE = 3, 5, 2
 SHAPE = (1, 5, 5)

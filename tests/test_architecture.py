@@ -13,6 +13,11 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "fieldkit"
 ORDER = ("errors", "bundle", "tasks", "field", "hq", "cli")
 LIGHT = ("errors", "bundle", "tasks", "field")
+# The field's own packages, each of which imports those before it alone.
+FIELD = (
+    "programs", "trust", "images", "engine", "datasets", "device", "inspection", "endurance", "models", "compression",
+    "answers", "adaptation", "measurement", "learning", "selection",
+)  # fmt: skip
 # What may be imported where; whatever is not named here may be imported anywhere.
 DOORS = {
     "torch": ("hq/",),
@@ -20,7 +25,7 @@ DOORS = {
     "sklearn": ("hq/",),
     "zopfli": ("hq/",),
     "click": ("cli/",),
-    "onnxruntime": ("field/session.py",),
+    "onnxruntime": ("field/engine/session.py",),
     "h5py": ("bundle/hdf5.py",),
     "cryptography": ("bundle/keys.py", "bundle/signatures.py", "bundle/encryption.py"),
     "pyrage": ("bundle/encryption.py",),
@@ -53,6 +58,9 @@ def violations(source: str, path: str) -> list[str]:
         target = rest.split(".")[0]
         if top == "fieldkit" and target in ORDER and part in ORDER and ORDER.index(target) > ORDER.index(part):
             found.append(f"{path}:{line}: {part} imports {target}")
+        room, wanted = path.split("/")[1:2], rest.split(".")[1:2]
+        if part == target == "field" and room != wanted and wanted[0] in FIELD[FIELD.index(room[0]) :]:
+            found.append(f"{path}:{line}: field/{room[0]} imports field/{wanted[0]}")
     for node in ast.walk(tree):
         if part != "cli" and isinstance(node, ast.Call):
             called = ast.unparse(node.func)
@@ -78,13 +86,14 @@ def test_a_module_keeps_the_rules(path: str) -> None:
         ("bundle/a.py", "from ..field import training", "bundle imports field"),
         ("tasks/a.py", "def f():\n    import fieldkit.cli.main", "tasks imports cli"),
         ("errors.py", "import fieldkit.bundle", "errors imports bundle"),
-        ("field/a.py", "import torch.nn", "imports torch"),
-        ("field/a.py", "from onnx import helper", "imports onnx"),
-        ("field/a.py", "import onnxruntime", "imports onnxruntime"),
+        ("field/images/a.py", "from fieldkit.field.models import b", "field/images imports field/models"),
+        ("field/images/a.py", "import torch.nn", "imports torch"),
+        ("field/images/a.py", "from onnx import helper", "imports onnx"),
+        ("field/images/a.py", "import onnxruntime", "imports onnxruntime"),
         ("bundle/reader.py", "import h5py", "imports h5py"),
         ("hq/a.py", "import click", "imports click"),
         ("hq/a.py", "print(1)", r"print() outside"),
-        ("field/a.py", "import sys\nsys.exit(1)", "sys.exit() outside"),
+        ("field/images/a.py", "import sys\nsys.exit(1)", "sys.exit() outside"),
         ("cli/a.py", "try:\n    f()\nexcept Exception:\n    g()", "broad"),
         ("cli/a.py", "try:\n    f()\nexcept:\n    g()", "broad"),
     ],
@@ -93,8 +102,13 @@ def test_the_rules_can_fail(path: str, source: str, reason: str) -> None:
     assert reason in "\n".join(violations(source, path))
 
 
+def test_every_package_of_the_field_has_its_place() -> None:
+    assert {path.split("/")[1] for path in FILES if path.startswith("field/") and path.count("/") > 1} == set(FIELD)
+
+
 def test_the_rules_allow_what_is_meant() -> None:
-    assert violations("import onnxruntime\nfrom fieldkit.bundle import reader", "field/session.py") == []
+    assert violations("from fieldkit.field.images import b", "field/models/a.py") == []
+    assert violations("import onnxruntime\nfrom fieldkit.bundle import reader", "field/engine/session.py") == []
     assert violations("import torch\nfrom fieldkit.field import training", "hq/a.py") == []
     assert violations("from fieldkit.bundle import Bundle", "__init__.py") == []
 

@@ -26,7 +26,7 @@ from fieldkit.bundle.samples import Samples
 from fieldkit.cli.main import main
 from fieldkit.errors import DataError, Diverged, ResourceError, UsageError
 from fieldkit.field.datasets.storage import Storage
-from fieldkit.field.training import train
+from fieldkit.field.engine.training import train
 from fieldkit.hq import building, preparation, provenance
 from fieldkit.hq.building import build
 from fieldkit.hq.compiler.updates import Regularisation

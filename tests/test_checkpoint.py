@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fieldkit.errors import DamagedBundle, FieldkitError, ResourceError, UsageError
-from fieldkit.field.checkpoint import HEAD, MAGIC, Checkpoints, Snapshot, state_folder
-from fieldkit.field.training import TrainingState
+from fieldkit.field.endurance.checkpoint import HEAD, MAGIC, Checkpoints, Snapshot, state_folder
+from fieldkit.field.engine.training import TrainingState
 
 JOB = {"recipe": "linear", "seed": 3}
 
@@ -155,7 +155,7 @@ def test_a_job_whose_digest_collides_is_still_another_job(tmp_path: Path) -> Non
 def test_two_processes_do_not_train_for_one_output(tmp_path: Path) -> None:
     code = (
         "import sys\nfrom pathlib import Path\nfrom fieldkit.errors import UsageError\n"
-        "from fieldkit.field.checkpoint import Checkpoints\n"
+        "from fieldkit.field.endurance.checkpoint import Checkpoints\n"
         "try:\n    Checkpoints(Path(sys.argv[1])).lock()\nexcept UsageError as error:\n    print(error)\n"
     )
     checkpoints = Checkpoints(tmp_path / "state")

@@ -18,10 +18,10 @@ from PIL import Image
 
 from fieldkit.bundle.pixels import Pixels
 from fieldkit.bundle.writer import save_bundle
-from fieldkit.field import exporting
-from fieldkit.field.checkpoint import state_folder
-from fieldkit.field.prediction import Predictor
-from fieldkit.field.training import train
+from fieldkit.field.endurance.checkpoint import state_folder
+from fieldkit.field.engine.training import train
+from fieldkit.field.models import exporting
+from fieldkit.field.models.prediction import Predictor
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 SHAPE, KNOWN, ALL = (1, 5, 5), 3, 5

@@ -13,11 +13,12 @@ from test_device import Scripted
 
 from fieldkit.bundle.writer import save_bundle
 from fieldkit.errors import ProgramError, ResourceError
-from fieldkit.field import benchmark, device
-from fieldkit.field.benchmark import Measurement, metered, yardstick
-from fieldkit.field.ranking import Cost
-from fieldkit.field.rehearsal import LEAST, Rehearsal, Scene, rehearse
-from fieldkit.field.sensors import Reading
+from fieldkit.field.device import description
+from fieldkit.field.device.sensors import Reading
+from fieldkit.field.endurance.rehearsal import LEAST, Rehearsal, Scene, rehearse
+from fieldkit.field.measurement import benchmark
+from fieldkit.field.measurement.benchmark import Measurement, metered, yardstick
+from fieldkit.field.measurement.ranking import Cost
 
 
 def test_bench_measures_every_recipe(run: Run, bundle_file: Path, tmp_path: Path) -> None:
@@ -73,7 +74,7 @@ def measured(memory: int) -> Measurement:
 
 
 def test_what_does_not_fit_says_why() -> None:
-    here = replace(device.examine(Path()), memory_free=100 << 20, disk_free=10_000)
+    here = replace(description.examine(Path()), memory_free=100 << 20, disk_free=10_000)
     assert measured(90 << 20).misfits(here) == []
     assert measured(110 << 20).misfits(here) == ["memory: 115 MB of 105 MB free"]
     # Weights and momentum, 51 values of 4 bytes each, four times.
@@ -88,7 +89,7 @@ def test_a_recipe_without_memory_for_it_is_told_not_raised(monkeypatch: pytest.M
 
     monkeypatch.setattr(benchmark, "rehearse", refuse)
     found = benchmark.bench(handmade.bundle(), handmade.recipe(), seconds=0.1)
-    assert found.misfits(device.examine(Path())) == ["not enough memory for a training step"]
+    assert found.misfits(description.examine(Path())) == ["not enough memory for a training step"]
     assert found.to_json()["fault"] == "not enough memory for a training step"
 
 

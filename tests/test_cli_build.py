@@ -15,9 +15,9 @@ torch = pytest.importorskip("torch")
 
 from fieldkit.bundle import read_bundle
 from fieldkit.bundle.recipe import Schedule
-from fieldkit.field.exporting import save_model
-from fieldkit.field.session import Stepper, open_session, run_session
-from fieldkit.field.training import Trainer
+from fieldkit.field.engine.session import Stepper, open_session, run_session
+from fieldkit.field.engine.training import Trainer
+from fieldkit.field.models.exporting import save_model
 from fieldkit.hq.compiler import AdamW
 from fieldkit.hq.compiler.programs import Prediction
 from fieldkit.hq.compiler.updates import Regularisation, Update

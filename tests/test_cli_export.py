@@ -12,7 +12,7 @@ import pytest
 from conftest import Run
 
 from fieldkit.bundle.writer import save_bundle
-from fieldkit.field.onnx_graph import read_graph, write_graph
+from fieldkit.field.programs.graph import read_graph, write_graph
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from fieldkit.bundle import save_bundle
 from fieldkit.bundle.manifest import Expectation
 from fieldkit.bundle.pixels import Pixels
 from fieldkit.cli.inspect import _pairs
-from fieldkit.field.sheet import as_rgb, caption, contact_sheet
+from fieldkit.field.inspection.sheet import as_rgb, caption, contact_sheet
 
 
 def test_text_tells_identity_recipes_and_sizes(run: Run, bundle_file: Path) -> None:

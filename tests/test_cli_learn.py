@@ -19,7 +19,7 @@ from conftest import Run
 from PIL import Image
 
 from fieldkit.bundle import save_bundle
-from fieldkit.field.state import is_closed
+from fieldkit.field.learning.state import is_closed
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +171,7 @@ def test_a_state_of_an_encrypted_bundle_is_closed_with_the_devices_key(run: Run,
 def test_after_a_cut_the_same_call_ends_with_the_same_bytes(
     run: Run, bundles: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
-    long = ("--threads", "1", "--steps", "2000", "--save-every", "0.02")
+    long = ("--threads", "1", "--steps", "8000", "--save-every", "0.02")
     command = ("learn", "a.state", "--bundle", bundles / "task-0.h5", *long)
     process = subprocess.Popen(
         [sys.executable, "-m", "fieldkit", *map(str, command)], cwd=tmp_path, env=os.environ, stderr=subprocess.PIPE

@@ -14,9 +14,9 @@ import pytest
 from conftest import Run
 from PIL import Image
 
-from fieldkit.field import confidence, exporting
-from fieldkit.field.prediction import Predictor
-from fieldkit.field.training import train
+from fieldkit.field.engine.training import train
+from fieldkit.field.models import confidence, exporting
+from fieldkit.field.models.prediction import Predictor
 
 BUNDLE = handmade.bundle()
 MODEL = exporting.export(train(BUNDLE, threads=1), BUNDLE)

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from conftest import Run
 
-from fieldkit.field import exporting
-from fieldkit.field.prediction import Predictor
-from fieldkit.field.training import train
+from fieldkit.field.engine.training import train
+from fieldkit.field.models import exporting
+from fieldkit.field.models.prediction import Predictor
 
 BUNDLE = handmade.bundle()
 MODEL = exporting.export(train(BUNDLE, threads=1), BUNDLE)

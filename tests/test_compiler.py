@@ -15,8 +15,8 @@ from fieldkit.bundle.radiometry import Radiometry
 from fieldkit.bundle.recipe import Augmentation, Initial, Recipe, Schedule
 from fieldkit.bundle.weights import initial_weights
 from fieldkit.errors import ProgramError, UsageError
-from fieldkit.field.program import ALLOWED_OPERATORS
-from fieldkit.field.session import Stepper
+from fieldkit.field.engine.session import Stepper
+from fieldkit.field.programs.program import ALLOWED_OPERATORS
 from fieldkit.hq.compiler import AdamW, Compiled, Data, Sgd, compile_model, compile_recipe
 from fieldkit.hq.compiler.parity import LOSS_LIMIT, PROBABILITY_LIMIT, STEP_LIMIT
 from fieldkit.hq.compiler.programs import Sizes, Tensors, TrainingLoss, predict_program, train_program

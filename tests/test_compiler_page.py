@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fieldkit.field.program import ALLOWED_OPERATORS, MAX_IR, MAX_OPSET
+from fieldkit.field.programs.program import ALLOWED_OPERATORS, MAX_IR, MAX_OPSET
 
 PAGE = (Path(__file__).parents[1] / "docs" / "program.md").read_text(encoding="utf-8")
 

@@ -12,7 +12,7 @@ from onnx.numpy_helper import to_array
 
 from fieldkit.bundle.radiometry import Radiometry
 from fieldkit.bundle.recipe import Augmentation
-from fieldkit.field.program import ALLOWED_OPERATORS
+from fieldkit.field.programs.program import ALLOWED_OPERATORS
 from fieldkit.hq.compiler import AdamW
 from fieldkit.hq.compiler.programs import Sizes, Tensors, TrainingLoss, predict_program, train_program
 from fieldkit.hq.compiler.updates import Regularisation, Update

@@ -13,7 +13,7 @@ pytest.importorskip("onnx")
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fieldkit.field.session import open_session, run_session
+from fieldkit.field.engine.session import open_session, run_session
 from fieldkit.hq.compiler.capture import capture
 from fieldkit.hq.compiler.differentiation import gradients
 from fieldkit.hq.compiler.graph import Graph

@@ -15,8 +15,8 @@ from test_compiler import DATA, SCHEDULE, SMALL
 
 from fieldkit.bundle.samples import Samples
 from fieldkit.errors import UsageError
-from fieldkit.field.session import Stepper
-from fieldkit.field.training import Trainer
+from fieldkit.field.engine.session import Stepper
+from fieldkit.field.engine.training import Trainer
 from fieldkit.hq.compiler import AdamW, Sgd, compile_model, compile_recipe, parity
 from fieldkit.hq.compiler.scopes import set_modes, trained_parameters
 from fieldkit.hq.compiler.updates import Regularisation, Update

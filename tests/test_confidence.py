@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from fieldkit.errors import ProgramError, UsageError
-from fieldkit.field import confidence, exporting
-from fieldkit.field.confidence import (
+from fieldkit.field.engine.training import train
+from fieldkit.field.models import confidence, exporting
+from fieldkit.field.models.confidence import (
     CERTAINTY,
     COVERAGES,
     TARGET,
@@ -26,9 +27,8 @@ from fieldkit.field.confidence import (
     least_share,
     scaled,
 )
-from fieldkit.field.prediction import Predictor
-from fieldkit.field.program import read_metadata
-from fieldkit.field.training import train
+from fieldkit.field.models.prediction import Predictor
+from fieldkit.field.programs.program import read_metadata
 
 BUNDLE = handmade.bundle(probe=60)
 MODEL = exporting.export(train(BUNDLE, threads=1), BUNDLE)

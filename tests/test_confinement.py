@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from fieldkit.errors import DamagedBundle, IncompatibleBundle, UsageError
-from fieldkit.field import confinement
-from fieldkit.field.confinement import confined
+from fieldkit.field.inspection import confinement
+from fieldkit.field.inspection.confinement import confined
 
 
 def prepare(request: dict[str, Any]) -> None:
@@ -98,7 +98,7 @@ DEEDS: dict[str, Callable[[bytes], tuple[dict[str, Any], bytes]]] = {
 CHILD = """
 import sys
 sys.path[:] = {paths}
-import fieldkit.field.confinement as it
+import fieldkit.field.inspection.confinement as it
 it.TASKS["deeds"], it.FREE_SECONDS, it.MAX_ANSWER = "test_confinement", 1, 2**20
 it.serve()
 """
@@ -164,7 +164,7 @@ def test_a_planted_module_is_not_imported(bundle_file: Path, tmp_path: Path, mon
 
 
 def test_the_parent_of_an_inspection_never_loads_hdf5(bundle_file: Path) -> None:
-    code = "import sys; from fieldkit.field.inspecting import inspect_bundle; inspect_bundle(sys.argv[1]); "
+    code = "import sys; from fieldkit.field.inspection.inspecting import inspect_bundle; inspect_bundle(sys.argv[1]); "
     code += "print(sorted({'h5py', 'numpy', 'PIL'} & set(sys.modules)))"
     done = subprocess.run(
         [sys.executable, "-c", code, str(bundle_file)], capture_output=True, text=True, check=True, timeout=120

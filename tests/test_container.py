@@ -12,8 +12,8 @@ from hypothesis.extra import numpy as drawn
 
 from fieldkit.bundle import documents
 from fieldkit.errors import DamagedBundle
-from fieldkit.field import container
-from fieldkit.field.container import DTYPES, HEAD, pack, unpack
+from fieldkit.field.learning import container
+from fieldkit.field.learning.container import DTYPES, HEAD, pack, unpack
 
 MAGIC = b"fktests\x01"
 arrays = st.dictionaries(

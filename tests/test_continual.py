@@ -15,12 +15,12 @@ from fieldkit.bundle.recipe import Initial
 from fieldkit.bundle.samples import Samples
 from fieldkit.bundle.weights import initial_weights
 from fieldkit.errors import DataError, IncompatibleBundle, ResourceError, UsageError
-from fieldkit.field import exporting
-from fieldkit.field.continual import Options, Report, with_limit
-from fieldkit.field.features import features, last_read
-from fieldkit.field.onnx_graph import read_graph
-from fieldkit.field.state import State, Task
-from fieldkit.field.training import Trainer
+from fieldkit.field.engine.training import Trainer
+from fieldkit.field.learning.continual import Options, Report, with_limit
+from fieldkit.field.learning.state import State, Task
+from fieldkit.field.models import exporting
+from fieldkit.field.models.features import features, last_read
+from fieldkit.field.programs.graph import read_graph
 
 THREE = (0, 2, 4)
 

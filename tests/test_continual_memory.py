@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from fieldkit.bundle.pixels import Pixels
 from fieldkit.errors import ResourceError
-from fieldkit.field.memory import DISTILLED, OWN, Memory, Part, fitted
+from fieldkit.field.learning.memory import DISTILLED, OWN, Memory, Part, fitted
 
 
 def part(classes: list[int], *, kind: str = OWN, side: int = 4, source: str = "own", width: int = 0) -> Part:

@@ -15,10 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fieldkit.errors import UsageError
-from fieldkit.field import device, watch
-from fieldkit.field.providers import available_providers, chosen_provider, use_provider
-from fieldkit.field.sensors import Energy, Meter, Reading, Sensors
-from fieldkit.field.watch import Watch
+from fieldkit.field.device import description
+from fieldkit.field.device.sensors import Energy, Meter, Reading, Sensors
+from fieldkit.field.endurance import monitor
+from fieldkit.field.endurance.monitor import Watch
+from fieldkit.field.engine.providers import available_providers, chosen_provider, use_provider
 
 
 def tree(root: Path, files: Mapping[str, object]) -> Path:
@@ -62,7 +63,7 @@ LAPTOP = {
 
 
 def test_a_jetson_is_read(tmp_path: Path) -> None:
-    found = device.examine(tmp_path, tree(tmp_path, JETSON))
+    found = description.examine(tmp_path, tree(tmp_path, JETSON))
     assert found.processor == "NVIDIA Jetson Orin Nano Developer Kit"
     assert found.instruction_sets == ("asimd", "asimdhp", "asimddp", "fphp")
     assert found.reading == Reading(51.25, 7.5)
@@ -72,7 +73,7 @@ def test_a_jetson_is_read(tmp_path: Path) -> None:
 
 
 def test_a_laptop_is_read(tmp_path: Path) -> None:
-    found = device.examine(tmp_path, tree(tmp_path, LAPTOP))
+    found = description.examine(tmp_path, tree(tmp_path, LAPTOP))
     assert found.processor == "Some Processor @ 2 GHz"
     assert found.instruction_sets == ("sse4_2", "avx", "avx2", "fma", "avx512_vnni")
     assert found.reading.watts == pytest.approx(12.3 + 11.0)
@@ -87,7 +88,7 @@ def test_a_battery_that_is_charged_says_nothing_of_the_device(tmp_path: Path) ->
 
 
 def test_where_nothing_is_read_nothing_is_told(tmp_path: Path) -> None:
-    found = device.examine(tmp_path / "none", tmp_path)
+    found = description.examine(tmp_path / "none", tmp_path)
     assert found.reading == Reading(None, None)
     assert (found.memory, found.disk_free, found.governor, found.power_source) == (None, None, None, None)
     assert found.processor == found.architecture
@@ -112,9 +113,9 @@ def test_parts_of_a_board_add_up_where_nothing_measures_the_whole(tmp_path: Path
 
 def test_the_memory_of_a_group_of_processes_counts(tmp_path: Path) -> None:
     tree(tmp_path, JETSON | {"sys/fs/cgroup/memory.max": "max", "sys/fs/cgroup/memory.current": 5})
-    assert device.free_memory(tmp_path) == 5_000_000 << 10
+    assert description.free_memory(tmp_path) == 5_000_000 << 10
     tree(tmp_path, {"sys/fs/cgroup/memory.max": 1000, "sys/fs/cgroup/memory.current": 400})
-    assert device.free_memory(tmp_path) == 600
+    assert description.free_memory(tmp_path) == 600
 
 
 @settings(max_examples=50, deadline=None)
@@ -156,7 +157,7 @@ def test_energy_is_the_integral_of_power_and_the_hottest_is_kept() -> None:
 
 
 def test_a_hot_device_pauses_until_it_has_cooled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watch, "INTERVAL", 0.0)
+    monkeypatch.setattr(monitor, "INTERVAL", 0.0)
     told: list[str] = []
     saved: list[str] = []
     readings = [Reading(79), Reading(81), Reading(80.5), Reading(77), Reading(75), Reading(74), Reading(60)]
@@ -175,7 +176,7 @@ def test_a_hot_device_pauses_until_it_has_cooled(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_pause_ends_when_the_user_stops_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watch, "INTERVAL", 0.0)
+    monkeypatch.setattr(monitor, "INTERVAL", 0.0)
     stop = threading.Event()
     stop.set()
     seen = Watch(sensors=Scripted([Reading(90)]), max_temp=80.0, tell=lambda text: None)
@@ -191,7 +192,7 @@ def test_a_device_without_sensors_says_that_it_cannot_keep_cool(tmp_path: Path) 
 
 
 def test_the_log_has_a_json_line_for_each_event(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watch, "INTERVAL", 0.0)
+    monkeypatch.setattr(monitor, "INTERVAL", 0.0)
     seen = Watch(sensors=Scripted([Reading(50.0, 4.0)]), log=tmp_path / "run.jsonl", tell=print)
     seen.note("begin", steps=2)
     seen.step(1, 0.25)
@@ -217,19 +218,19 @@ def test_a_log_on_a_full_disk_ends_and_is_told_once() -> None:
 
 
 def test_this_device_is_read() -> None:
-    found = device.examine(Path())
+    found = description.examine(Path())
     assert found.processor
     assert found.threads >= 1
     assert "cpu" in found.providers
-    assert device.peak_memory() >= device.held_memory() // 2 > 0
+    assert description.peak_memory() >= description.held_memory() // 2 > 0
 
 
 def test_niceness_is_added() -> None:
-    code = "import os\nfrom fieldkit.field.device import be_nice\nbe_nice(2)\nprint(os.nice(0))"
+    code = "import os\nfrom fieldkit.field.device.description import be_nice\nbe_nice(2)\nprint(os.nice(0))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert int(done.stdout) == min(os.nice(0) + 2, 19)
     with pytest.raises(UsageError, match="nice"):
-        device.be_nice(20)
+        description.be_nice(20)
 
 
 def test_a_provider_that_is_not_there_gives_way_to_the_cpu_with_a_reason() -> None:

@@ -20,8 +20,8 @@ from fieldkit.bundle.radiometry import Radiometry
 from fieldkit.bundle.recipe import Augmentation, Initial, Schedule
 from fieldkit.bundle.samples import Samples
 from fieldkit.errors import Diverged, ResourceError, UsageError
-from fieldkit.field.augmentation import draw
-from fieldkit.field.training import minibatch
+from fieldkit.field.engine.augmentation import draw
+from fieldkit.field.engine.training import minibatch
 from fieldkit.hq.augmentation import augment
 from fieldkit.hq.compiler.optimisers import AdamW, Sgd
 from fieldkit.hq.distil import METHODS, checkpoint, images, method, ridge, start, unrolled

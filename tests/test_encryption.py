@@ -17,10 +17,10 @@ from fieldkit.bundle.encryption import DeviceSealer, decrypt, encrypt
 from fieldkit.bundle.keys import PrivateKey, PublicKey
 from fieldkit.bundle.seal import SEALED_MAGIC, SIGNATURES_AT, USER_BLOCK, open_seal, sealed, sign
 from fieldkit.errors import BundleError, DamagedBundle, IncompatibleBundle, TrustError, UsageError
-from fieldkit.field import verification
-from fieldkit.field.admission import admit, open_bundle
-from fieldkit.field.sealing import decrypt_bundle, encrypt_bundle, sign_bundle
-from fieldkit.field.trust import TrustStore
+from fieldkit.field.trust import verification
+from fieldkit.field.trust.admission import admit, open_bundle
+from fieldkit.field.trust.policy import TrustStore
+from fieldkit.field.trust.sealing import decrypt_bundle, encrypt_bundle, sign_bundle
 
 DEVICE, OTHER = PrivateKey.generate("device"), PrivateKey.generate("other")
 INSIDE = device.signed(device.PARTNER, data=device.plain(5))

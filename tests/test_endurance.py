@@ -20,11 +20,12 @@ from hypothesis import strategies as st
 from fieldkit.bundle.recipe import Schedule
 from fieldkit.bundle.samples import Samples
 from fieldkit.errors import Diverged, Interrupted, ResourceError, UsageError
-from fieldkit.field import budget, checkpoint, endurance
-from fieldkit.field.budget import affordable
-from fieldkit.field.endurance import Conditions, Job, Mission
-from fieldkit.field.interruption import asked_to_stop
-from fieldkit.field.training import Options, Progress, Trained, Trainer, begin, fit
+from fieldkit.field.endurance import budget, checkpoint
+from fieldkit.field.endurance import mission as flight
+from fieldkit.field.endurance.budget import affordable
+from fieldkit.field.endurance.interruption import asked_to_stop
+from fieldkit.field.endurance.mission import Conditions, Job, Mission
+from fieldkit.field.engine.training import Options, Progress, Trained, Trainer, begin, fit
 
 RECIPE = handmade.recipe(aug=True)
 
@@ -178,7 +179,7 @@ def test_threads_are_kept_unless_they_are_asked_for(tmp_path: Path, monkeypatch:
             used.append(threads)
             super().__init__(*rest, threads=threads, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(endurance, "Trainer", Noted)
+    monkeypatch.setattr(flight, "Trainer", Noted)
     told: list[str] = []
     for threads in (2, None, 1):
         with (
@@ -292,7 +293,7 @@ def test_a_budget_in_time_squeezes_the_schedule_and_is_decided_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decisions = iter([13, 7])
-    monkeypatch.setattr(endurance, "affordable", lambda *_: next(decisions))
+    monkeypatch.setattr(flight, "affordable", lambda *_: next(decisions))
     with pytest.raises(CutError):
         flown(tmp_path / "state", progress=cut_at(1), minutes=1.0)
     # No state of a step was saved yet; the decision was.

@@ -15,7 +15,7 @@ from fieldkit.bundle.enlarging import enlarge
 from fieldkit.bundle.pixels import Pixels
 from fieldkit.bundle.reader import parse_bundle
 from fieldkit.errors import UsageError
-from fieldkit.field.sheet import contact_sheet
+from fieldkit.field.inspection.sheet import contact_sheet
 
 sides = st.integers(1, 9)
 

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fieldkit.field.exemplars import herding, ranks
+from fieldkit.field.learning.exemplars import herding, ranks
 
 
 def distances(features: np.ndarray, taken: list[int]) -> np.ndarray:

@@ -16,9 +16,9 @@ from hypothesis.extra import numpy as arrays
 
 import fieldkit
 from fieldkit.errors import IncompatibleBundle, UsageError
-from fieldkit.field import exporting
-from fieldkit.field.program import read_metadata
-from fieldkit.field.training import train
+from fieldkit.field.engine.training import train
+from fieldkit.field.models import exporting
+from fieldkit.field.programs.program import read_metadata
 
 BUNDLE = replace(handmade.bundle(), digest="ab" * 32)
 TRAINED = train(BUNDLE, seed=5, threads=1)

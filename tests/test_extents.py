@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fieldkit.errors import ProgramError
-from fieldkit.field.extents import FREE, check_extents
-from fieldkit.field.program import ALLOWED_OPERATORS, check_program
-from fieldkit.field.protobuf import encode_bytes, encode_number
-from fieldkit.field.session import open_session, run_session
-from fieldkit.field.shapes import RULES
+from fieldkit.field.engine.session import open_session, run_session
+from fieldkit.field.programs.extents import FREE, check_extents
+from fieldkit.field.programs.program import ALLOWED_OPERATORS, check_program
+from fieldkit.field.programs.protobuf import encode_bytes, encode_number
+from fieldkit.field.programs.shapes import RULES
 
 
 def node(operator: str, inputs: Sequence[str], outputs: int, attributes: Mapping[str, Any]) -> bytes:

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fieldkit.errors import UsageError
-from fieldkit.field import finding
-from fieldkit.field.finding import find_images
+from fieldkit.field.images import finding
+from fieldkit.field.images.finding import find_images
 
 
 def touch(*paths: Path) -> None:

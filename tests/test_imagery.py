@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from fieldkit.errors import DataError, UsageError
-from fieldkit.field.imagery import decode_image, is_image_file, read_image
+from fieldkit.field.images.imagery import decode_image, is_image_file, read_image
 
 NOISE = np.random.default_rng(0)
 GREY = NOISE.integers(0, 256, (5, 4), dtype=np.uint8)

@@ -18,9 +18,9 @@ import json, resource, sys
 from pathlib import Path
 from fieldkit.bundle.reader import read_bundle
 from fieldkit.errors import ResourceError
-from fieldkit.field.conditions import Conditions
-from fieldkit.field.device import held_memory, peak_memory
-from fieldkit.field.production import Order, train_model
+from fieldkit.field.endurance.conditions import Conditions
+from fieldkit.field.device.description import held_memory, peak_memory
+from fieldkit.field.models.production import Order, train_model
 
 bundle, limit, told = read_bundle(sys.argv[1]), int(sys.argv[2]), []
 (pages,) = (int(line.split()[1]) << 10 for line in open("/proc/self/status") if line.startswith("VmSize:"))

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from fieldkit.errors import ProgramError
-from fieldkit.field import exporting
-from fieldkit.field.folding import fold
-from fieldkit.field.initializers import read_initializers
-from fieldkit.field.onnx_graph import Graph, Node, read_graph, with_outputs, write_graph
-from fieldkit.field.program import check_program, read_metadata
-from fieldkit.field.tensors import ELEMENT_TYPES, decode_tensor, encode_tensor
-from fieldkit.field.training import train
+from fieldkit.field.compression.folding import fold
+from fieldkit.field.engine.training import train
+from fieldkit.field.models import exporting
+from fieldkit.field.programs.graph import Graph, Node, read_graph, with_outputs, write_graph
+from fieldkit.field.programs.initializers import read_initializers
+from fieldkit.field.programs.program import check_program, read_metadata
+from fieldkit.field.programs.tensors import ELEMENT_TYPES, decode_tensor, encode_tensor
 
 BUNDLE = replace(handmade.bundle(), digest="ab" * 32)
 MODEL = exporting.export(train(BUNDLE, seed=5, threads=1), BUNDLE)

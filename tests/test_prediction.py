@@ -11,11 +11,11 @@ import pytest
 from PIL import Image
 
 from fieldkit.errors import DataError, ProgramError, UsageError
-from fieldkit.field import exporting
-from fieldkit.field.answers import Asking, predict_files
-from fieldkit.field.finding import find_images
-from fieldkit.field.prediction import Predictor
-from fieldkit.field.training import train
+from fieldkit.field.answers.answers import Asking, predict_files
+from fieldkit.field.engine.training import train
+from fieldkit.field.images.finding import find_images
+from fieldkit.field.models import exporting
+from fieldkit.field.models.prediction import Predictor
 
 BUNDLE = handmade.bundle()
 TRAINED = train(BUNDLE, threads=1)

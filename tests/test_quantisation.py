@@ -16,15 +16,15 @@ from hypothesis.extra import numpy as arrays
 
 from fieldkit.bundle.pixels import Pixels
 from fieldkit.errors import ProgramError, UsageError
-from fieldkit.field import exporting
-from fieldkit.field.calibration import STEPS, observe, sensor_images
-from fieldkit.field.compression import PRECISION, compress
-from fieldkit.field.half import halve
-from fieldkit.field.onnx_graph import Graph, Node, read_graph, with_outputs, write_graph
-from fieldkit.field.prediction import Predictor
-from fieldkit.field.program import check_program
-from fieldkit.field.quantisation import WEIGHT_LIMIT, activation_scale, quantise, weight_scales
-from fieldkit.field.training import train
+from fieldkit.field.compression.calibration import STEPS, observe, sensor_images
+from fieldkit.field.compression.compression import PRECISION, compress
+from fieldkit.field.compression.half import halve
+from fieldkit.field.compression.quantisation import WEIGHT_LIMIT, activation_scale, quantise, weight_scales
+from fieldkit.field.engine.training import train
+from fieldkit.field.models import exporting
+from fieldkit.field.models.prediction import Predictor
+from fieldkit.field.programs.graph import Graph, Node, read_graph, with_outputs, write_graph
+from fieldkit.field.programs.program import check_program
 
 BUNDLE = replace(handmade.bundle(), digest="ab" * 32)
 MODEL = exporting.export(train(BUNDLE, seed=5, threads=1), BUNDLE)

@@ -23,11 +23,11 @@ from fieldkit.bundle.contents import Bundle
 from fieldkit.bundle.pixels import Pixels
 from fieldkit.bundle.radiometry import Radiometry
 from fieldkit.bundle.samples import Samples
-from fieldkit.field import exporting
-from fieldkit.field.calibration import sensor_images
-from fieldkit.field.compression import compress
-from fieldkit.field.onnx_graph import read_graph
-from fieldkit.field.prediction import Predictor
+from fieldkit.field.compression.calibration import sensor_images
+from fieldkit.field.compression.compression import compress
+from fieldkit.field.models import exporting
+from fieldkit.field.models.prediction import Predictor
+from fieldkit.field.programs.graph import read_graph
 from fieldkit.hq.compiler.programs import Sizes, Tensors, predict_program
 from fieldkit.hq.models import build_model
 from fieldkit.hq.models.normalisation import Normalise

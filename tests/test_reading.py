@@ -15,10 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from fieldkit.field import imagery, reading
-from fieldkit.field.prediction import Predictor
-from fieldkit.field.reading import Question, Reader, read_ahead
-from fieldkit.field.resizing import resize
+from fieldkit.field.answers import reading
+from fieldkit.field.answers.reading import Question, Reader, read_ahead
+from fieldkit.field.images import imagery
+from fieldkit.field.images.resizing import resize
+from fieldkit.field.models.prediction import Predictor
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from test_bundle_atomic import files_of_at_most, names
 
 from fieldkit.errors import ResourceError, UsageError
-from fieldkit.field.answers import Answer
-from fieldkit.field.records import FORMATS, Record, continued_record, format_of, header, line, new_record
+from fieldkit.field.answers.answers import Answer
+from fieldkit.field.answers.records import FORMATS, Record, continued_record, format_of, header, line, new_record
 
 GOOD = Answer("a.png", top=(("oak", 0.75), ("pine", 0.25)), confident=True)
 BAD = Answer('b, "c"\n.png', fault="unreadable, sadly", remedy="mend it")

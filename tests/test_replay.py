@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from fieldkit.bundle.samples import Samples
 from fieldkit.errors import UsageError
-from fieldkit.field.replay import Balanced, Joined, balanced, interleaved
+from fieldkit.field.engine.replay import Balanced, Joined, balanced, interleaved
 
 
 def feed(sizes: list[int], shares: list[int] | None = None, batch: int = 12, seed: int = 1) -> Balanced:

@@ -16,7 +16,7 @@ from test_compiler_rules import check, check_all, tensors
 from torch.nn import functional
 
 from fieldkit.errors import ProgramError
-from fieldkit.field.session import open_session, run_session
+from fieldkit.field.engine.session import open_session, run_session
 from fieldkit.hq.compiler.capture import capture
 from fieldkit.hq.compiler.graph import Graph
 from fieldkit.hq.compiler.lowering import lower

@@ -10,7 +10,8 @@ import readme
 
 from fieldkit.bundle import encryption, keys, signatures
 from fieldkit.bundle.writer import save_bundle
-from fieldkit.field import serials, state, store, trust
+from fieldkit.field.learning import state
+from fieldkit.field.trust import policy, serials, store
 
 PAGE = (Path(__file__).parents[1] / "docs" / "seal.md").read_text(encoding="utf-8")
 BLOCKS = readme.blocks(PAGE)
@@ -23,9 +24,9 @@ def test_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for block in BLOCKS:
         readme.run_block(block, tmp_path, capture=True, timeout=120)
     assert (tmp_path / "digits.onnx").exists()
-    policy = trust.TrustStore().policy()
-    assert policy is not None
-    assert policy.locked
+    found = policy.TrustStore().policy()
+    assert found is not None
+    assert found.locked
 
 
 def test_what_the_page_says_of_bytes() -> None:
@@ -39,7 +40,7 @@ def test_what_the_page_says_of_bytes() -> None:
         f"up to {signatures.MOST} people can sign",
         f"| `{store.TRUST}` |",
         f"| `{serials.FILE}` |",
-        f"| `{trust.DEVICE_KEY}` |",
+        f"| `{policy.DEVICE_KEY}` |",
         f"`{keys.WORD}`, the name, the id, and base64 of {2 * keys.KEY + keys.SIGNATURE} bytes",
     ):
         assert text in PAGE, text

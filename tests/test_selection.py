@@ -17,12 +17,12 @@ from PIL import Image
 
 from fieldkit.bundle.manifest import Expectation
 from fieldkit.errors import Diverged, IncompatibleBundle, ResourceError, UsageError
-from fieldkit.field import chart, selection
-from fieldkit.field.candidates import Candidate, none_fits, ranked
-from fieldkit.field.contest import OVERHEAD, Plan, fitting
-from fieldkit.field.elimination import OutOfTimeError, Score, halve, kept, rungs, survivors
-from fieldkit.field.ranking import NOISE, Cost, Limits, levels, order, pareto, standard_error
-from fieldkit.field.selection import Choice, select
+from fieldkit.field.measurement.ranking import NOISE, Cost, Limits, levels, order, pareto, standard_error
+from fieldkit.field.selection import chart, selection
+from fieldkit.field.selection.candidates import Candidate, none_fits, ranked
+from fieldkit.field.selection.contest import OVERHEAD, Plan, fitting
+from fieldkit.field.selection.elimination import OutOfTimeError, Score, halve, kept, rungs, survivors
+from fieldkit.field.selection.selection import Choice, select
 
 POINTS = st.dictionaries(st.integers(0, 30), st.tuples(*[st.integers(0, 4)] * 3), max_size=12)
 
@@ -225,9 +225,9 @@ def test_a_selection_trains_the_better_and_takes_the_quicker_of_two_that_tie() -
 
 @pytest.mark.usefixtures("no_children")
 def test_the_model_is_the_one_that_train_makes() -> None:
-    from fieldkit.field.confidence import calibrate
-    from fieldkit.field.exporting import export
-    from fieldkit.field.training import train
+    from fieldkit.field.engine.training import train
+    from fieldkit.field.models.confidence import calibrate
+    from fieldkit.field.models.exporting import export
 
     bundle = handmade.bundle(*recipes())
     found = select(bundle, Choice(threads=1, seeds=2))

@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fieldkit.errors import ProgramError, ResourceError, UsageError
-from fieldkit.field import extents, protobuf
-from fieldkit.field import session as session_module
-from fieldkit.field.program import ALLOWED_OPERATORS, check_program, read_metadata
-from fieldkit.field.protobuf import encode_bytes, encode_number, encode_varint
-from fieldkit.field.session import Stepper, open_session, run_session
+from fieldkit.field.engine import session as session_module
+from fieldkit.field.engine.session import Stepper, open_session, run_session
+from fieldkit.field.programs import extents, protobuf
+from fieldkit.field.programs.program import ALLOWED_OPERATORS, check_program, read_metadata
+from fieldkit.field.programs.protobuf import encode_bytes, encode_number, encode_varint
 
 ONE = handmade.value_info("x", (1,))
 X, Y = handmade.value_info("x", ("N",)), handmade.value_info("y", ("N",))

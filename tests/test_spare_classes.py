@@ -18,9 +18,9 @@ from fieldkit.bundle.reader import parse_bundle
 from fieldkit.bundle.samples import Samples
 from fieldkit.bundle.writer import write_bundle
 from fieldkit.errors import IncompatibleBundle, ProgramError, UsageError
-from fieldkit.field import exporting
-from fieldkit.field.prediction import Predictor
-from fieldkit.field.training import fit, train
+from fieldkit.field.engine.training import fit, train
+from fieldkit.field.models import exporting
+from fieldkit.field.models.prediction import Predictor
 
 CLASSES, SPARE = 3, 2
 

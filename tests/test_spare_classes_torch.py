@@ -19,9 +19,9 @@ from fieldkit.bundle.reader import read_bundle
 from fieldkit.bundle.recipe import UNLABELLED, Augmentation, Schedule
 from fieldkit.bundle.weights import initial_weights
 from fieldkit.errors import UsageError
-from fieldkit.field.exporting import complete_model
-from fieldkit.field.prediction import Predictor
-from fieldkit.field.session import Stepper, open_session, run_session
+from fieldkit.field.engine.session import Stepper, open_session, run_session
+from fieldkit.field.models.exporting import complete_model
+from fieldkit.field.models.prediction import Predictor
 from fieldkit.hq.compiler import Data, Sgd, compile_recipe
 from fieldkit.hq.compiler.scopes import trained_parameters
 from fieldkit.hq.models import build_model

@@ -13,10 +13,10 @@ import tasks
 from fieldkit import first_state, learn, read_state, write_state
 from fieldkit.bundle.recipe import Initial
 from fieldkit.errors import DamagedBundle, UsageError
-from fieldkit.field import container
-from fieldkit.field.continual import Options
-from fieldkit.field.memory import Memory
-from fieldkit.field.state import MAGIC, State, decode, encode, is_closed
+from fieldkit.field.learning import container
+from fieldkit.field.learning.continual import Options
+from fieldkit.field.learning.memory import Memory
+from fieldkit.field.learning.state import MAGIC, State, decode, encode, is_closed
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from pathlib import Path
 from hostile import KINDS
 
 from fieldkit.bundle.files import MAX_FILE
-from fieldkit.field import extents, program
+from fieldkit.field.programs import extents, program
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "threat-model.md").read_text(encoding="utf-8")

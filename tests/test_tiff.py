@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fieldkit.errors import DataError
-from fieldkit.field import tiff
-from fieldkit.field.imagery import decode_image, read_image
+from fieldkit.field.images import tiff
+from fieldkit.field.images.imagery import decode_image, read_image
 
 DATA = Path(os.environ.get("FIELDKIT_DATA", Path(__file__).parents[2] / "shared" / "data"))
 LZW, PACKBITS, DEFLATE = 5, 32773, 8

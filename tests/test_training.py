@@ -18,8 +18,8 @@ from fieldkit.bundle.recipe import Initial, Schedule
 from fieldkit.bundle.samples import Samples
 from fieldkit.bundle.weights import initial_weights, uniforms
 from fieldkit.errors import Diverged, IncompatibleBundle, UsageError
-from fieldkit.field import augmentation
-from fieldkit.field.training import Options, Trained, Trainer, TrainingState, fit, minibatch, train
+from fieldkit.field.engine import augmentation
+from fieldkit.field.engine.training import Options, Trained, Trainer, TrainingState, fit, minibatch, train
 
 
 def same(one: Trained, other: Trained) -> bool:

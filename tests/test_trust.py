@@ -16,10 +16,10 @@ from fieldkit.bundle import write_bundle
 from fieldkit.bundle.keys import PrivateKey
 from fieldkit.bundle.seal import seal
 from fieldkit.errors import DamagedBundle, DataError, TrustError, UsageError
-from fieldkit.field.admission import admit, open_bundle
-from fieldkit.field.store import Store, config_folder
-from fieldkit.field.trust import TrustStore
-from fieldkit.field.verification import verify_bundle
+from fieldkit.field.trust.admission import admit, open_bundle
+from fieldkit.field.trust.policy import TrustStore
+from fieldkit.field.trust.store import Store, config_folder
+from fieldkit.field.trust.verification import verify_bundle
 
 HQ, PARTNER, STRANGER = (key.public() for key in (device.HQ, device.PARTNER, device.STRANGER))
 UNSIGNED = device.plain()

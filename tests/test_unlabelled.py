@@ -18,12 +18,12 @@ from fieldkit.bundle.samples import Samples
 from fieldkit.bundle.weights import initial_weights
 from fieldkit.bundle.writer import write_bundle
 from fieldkit.errors import DataError, UsageError
-from fieldkit.field import exporting
-from fieldkit.field.endurance import Conditions, Job, Mission
-from fieldkit.field.prediction import Predictor
-from fieldkit.field.reopening import Reopened, reopen
-from fieldkit.field.training import Trained, Trainer, train
-from fieldkit.field.unlabelled import UnlabelledAdaptation, adapt_unlabelled, plan, read_unlabelled
+from fieldkit.field.adaptation.unlabelled import UnlabelledAdaptation, adapt_unlabelled, plan, read_unlabelled
+from fieldkit.field.endurance.mission import Conditions, Job, Mission
+from fieldkit.field.engine.training import Trained, Trainer, train
+from fieldkit.field.models import exporting
+from fieldkit.field.models.prediction import Predictor
+from fieldkit.field.models.reopening import Reopened, reopen
 
 
 def opened(**settings: bool) -> tuple[Bundle, Reopened]:

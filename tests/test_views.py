@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fieldkit.bundle.recipe import Augmentation
-from fieldkit.field.views import softened, turned, views
+from fieldkit.field.adaptation.views import softened, turned, views
 
 
 def ramp(height: int, width: int, across: float, down: float) -> np.ndarray:

@@ -17,9 +17,9 @@ import pytest
 from PIL import Image
 
 from fieldkit.errors import UsageError
-from fieldkit.field import confidence, exporting
-from fieldkit.field.training import train
-from fieldkit.field.watching import Clock, groups, watch
+from fieldkit.field.answers.arrivals import Clock, groups, watch
+from fieldkit.field.engine.training import train
+from fieldkit.field.models import confidence, exporting
 
 BUNDLE = handmade.bundle(probe=60)
 MODEL = confidence.calibrate(exporting.export(train(BUNDLE, threads=1), BUNDLE), BUNDLE)

@@ -45,10 +45,10 @@ from fieldkit.bundle.pixels import Pixels
 from fieldkit.bundle.recipe import Recipe, Schedule
 from fieldkit.bundle.samples import Samples
 from fieldkit.errors import Diverged
-from fieldkit.field.exporting import export
-from fieldkit.field.prediction import Predictor
-from fieldkit.field.session import runtime_version
-from fieldkit.field.training import Trainer
+from fieldkit.field.engine.session import runtime_version
+from fieldkit.field.engine.training import Trainer
+from fieldkit.field.models.exporting import export
+from fieldkit.field.models.prediction import Predictor
 from fieldkit.hq.distil import start
 from fieldkit.hq.distil.experts import Lessons
 from fieldkit.hq.distil.problem import Problem

@@ -24,11 +24,11 @@ import numpy as np
 import fieldkit
 from fieldkit.bundle.contents import Bundle
 from fieldkit.bundle.samples import Samples
-from fieldkit.field.adaptation import Adaptation, adapt
+from fieldkit.field.adaptation.labelled import Adaptation, adapt
 from fieldkit.field.datasets import load_dataset
-from fieldkit.field.endurance import Conditions, Mission
-from fieldkit.field.prediction import Predictor
-from fieldkit.field.reopening import Reopened, reopen
+from fieldkit.field.endurance.mission import Conditions, Mission
+from fieldkit.field.models.prediction import Predictor
+from fieldkit.field.models.reopening import Reopened, reopen
 from fieldkit.hq.splitting import split
 from fieldkit.tasks import classification
 

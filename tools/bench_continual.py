@@ -17,9 +17,9 @@ from and remembers; recipe, training, storage and seeds are the same:
 * stream, distilled: as the other streams, but the memory is the bundles;
 * all data at HQ: the distilled images of --joint, a bundle of all classes made from all data at once, task by task.
 
-Accuracy is the mean over tasks of the last model's accuracy on their test images, among all classes; forgetting as in
-``fieldkit.field.continual.Report``.  Test images are read to report, and nothing is chosen by them.  Bundles are kept
-in FOLDER and not made again; seconds are those of a device, for all tasks.
+Accuracy is the mean over tasks of the last model's accuracy on their test images, among all classes; forgetting is that
+of ``continual.Report``.  Test images are read to report, and nothing is chosen by them.  Bundles are kept in FOLDER and
+not made again; seconds are those of a device, for all tasks.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ from fieldkit.bundle.manifest import Manifest
 from fieldkit.bundle.pixels import Pixels
 from fieldkit.bundle.radiometry import Radiometry
 from fieldkit.bundle.recipe import Augmentation, Recipe, Schedule
-from fieldkit.field.continual import Options
 from fieldkit.field.datasets import load_dataset
-from fieldkit.field.session import runtime_version
-from fieldkit.field.state import State
+from fieldkit.field.engine.session import runtime_version
+from fieldkit.field.learning.continual import Options
+from fieldkit.field.learning.state import State
 from fieldkit.hq.compiler import Data, Sgd, compile_recipe
 from fieldkit.hq.distil import MILD, start
 from fieldkit.hq.distil.problem import Problem, Snapshot

@@ -31,9 +31,9 @@ from fieldkit.bundle.radiometry import Radiometry, default_bands
 from fieldkit.bundle.recipe import Augmentation, Initial, Recipe, Schedule
 from fieldkit.bundle.weights import initial_weights
 from fieldkit.cli.build import recipe as parsed
-from fieldkit.field.device import processor
-from fieldkit.field.interface import RANDOM
-from fieldkit.field.session import Stepper, runtime_version
+from fieldkit.field.device.description import processor
+from fieldkit.field.engine.session import Stepper, runtime_version
+from fieldkit.field.programs.interface import RANDOM
 from fieldkit.hq.compiler.optimisers import Sgd
 from fieldkit.hq.compiler.programs import Sizes, Tensors, TrainingLoss, example_batch, train_program
 from fieldkit.hq.compiler.scopes import set_modes, trained_parameters

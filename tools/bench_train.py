@@ -24,7 +24,7 @@ import numpy as np
 
 from fieldkit.bundle.contents import Bundle
 from fieldkit.bundle.reader import read_bundle
-from fieldkit.field.device import processor
+from fieldkit.field.device.description import processor
 
 ROOT = Path(__file__).resolve().parent.parent
 GOALS = {"wall": 0.8, "memory": 0.5}

@@ -19,8 +19,8 @@ from collections.abc import Callable
 from fieldkit.bundle.encryption import encrypt
 from fieldkit.bundle.keys import PrivateKey
 from fieldkit.bundle.seal import seal, sign
-from fieldkit.field.trust import TrustStore
-from fieldkit.field.verification import verified
+from fieldkit.field.trust.policy import TrustStore
+from fieldkit.field.trust.verification import verified
 
 
 def measured(call: Callable[[], object], rounds: int) -> str:

@@ -24,8 +24,8 @@ from fieldkit.bundle import hdf5
 from fieldkit.bundle.keys import PrivateKey
 from fieldkit.bundle.seal import sign
 from fieldkit.errors import FieldkitError
-from fieldkit.field.admission import admit
-from fieldkit.field.trust import TrustStore
+from fieldkit.field.trust.admission import admit
+from fieldkit.field.trust.policy import TrustStore
 
 
 class ReachedError(Exception):

@@ -37,9 +37,9 @@ from fieldkit.bundle.logical import logical_digest
 from fieldkit.bundle.reader import parse_file
 from fieldkit.bundle.seal import MAGIC, seal
 from fieldkit.errors import ProgramError
-from fieldkit.field.inspection import describe
-from fieldkit.field.program import check_program
-from fieldkit.field.session import open_session, run_session
+from fieldkit.field.engine.session import open_session, run_session
+from fieldkit.field.inspection.document import describe
+from fieldkit.field.programs.program import check_program
 
 BAD = (ordeal.FAILED, ordeal.CRASHED, ordeal.HUNG)
 _RESULTS = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8, "tensor(uint16)": np.uint16}

@@ -1,4 +1,4 @@
-"""Makes ``fieldkit/field/yardstick.h5``, the small bundle that ``fieldkit doctor`` measures every device with.
+"""Makes the small bundle that ``fieldkit doctor`` measures every device with: ``field/measurement/yardstick.h5``.
 
     python tools/make_yardstick.py [OUTPUT]
 

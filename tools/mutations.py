@@ -19,8 +19,8 @@ import numpy as np
 from fieldkit.bundle import hdf5
 from fieldkit.bundle.seal import USER_BLOCK
 from fieldkit.errors import ProgramError
-from fieldkit.field import protobuf
-from fieldkit.field.program import ALLOWED_OPERATORS
+from fieldkit.field.programs import protobuf
+from fieldkit.field.programs.program import ALLOWED_OPERATORS
 
 MARKS = (b"OHDR", b"OCHK", b"TREE", b"HEAP", b"SNOD", b"FAHD", b"FADB", b"BTHD", b"BTLF", b"FRHP", b"\x89HDF")
 NUMBERS = (0, 1, 2, 7, 8, 127, 128, 255, 256, 4096, 2**15, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1, 2**63, 2**64 - 1)

@@ -19,7 +19,7 @@ def onnx_steps(work: dict[str, Any]) -> None:
     import numpy as np
 
     from fieldkit.bundle.weights import initial_weights
-    from fieldkit.field.session import Stepper
+    from fieldkit.field.engine.session import Stepper
 
     recipe, (scope,) = work["recipe"], work["recipe"].state
     stepper = Stepper(recipe, scope, work["threads"])

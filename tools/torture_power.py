@@ -32,7 +32,7 @@ from pathlib import Path
 import numpy as np
 
 from fieldkit.bundle.reader import read_bundle
-from fieldkit.field.checkpoint import RESULT, Snapshot, state_folder
+from fieldkit.field.endurance.checkpoint import RESULT, Snapshot, state_folder
 
 ROOT = Path(__file__).resolve().parent.parent
 POLL = 0.0005

@@ -12,9 +12,9 @@ from fieldkit.cli import faces, options
 from fieldkit.errors import UsageError
 
 if TYPE_CHECKING:
-    from fieldkit.field.adapting import Outcome
-    from fieldkit.field.comparison import Comparison
-    from fieldkit.field.endurance import Conditions
+    from fieldkit.field.adaptation.command import Outcome
+    from fieldkit.field.adaptation.comparison import Comparison
+    from fieldkit.field.endurance.mission import Conditions
 
 # Options that mean nothing to the other kind of samples.
 LABELLED, UNLABELLED = ("scope", "hold_out", "mirror", "keep_probe"), ("tolerance",)
@@ -120,9 +120,9 @@ def adapt(
 
     The same command after a loss of power goes on where it was.
     """
-    from fieldkit.field import adaptation
-    from fieldkit.field import unlabelled as blind
-    from fieldkit.field.adapting import AdaptRequest, adapt_file
+    from fieldkit.field.adaptation.command import AdaptRequest, adapt_file
+    from fieldkit.field.adaptation.labelled import Adaptation
+    from fieldkit.field.adaptation.unlabelled import UnlabelledAdaptation
 
     given: dict[str, Any] = {"steps": steps, "rate": rate, "replay": replay, "seed": seed}
     shared = {name: value for name, value in given.items() if value is not None}
@@ -139,7 +139,7 @@ def adapt(
         kind = "--data" if unlabelled is None else "--unlabelled"
         raise UsageError("an option of the other kind of samples", found=", ".join(odd), expected=f"options of {kind}")
     own = {name: value for name, value in chosen.items() if value is not None}
-    settings = (adaptation.Adaptation if unlabelled is None else blind.UnlabelledAdaptation)(**shared, **own)
+    settings = (Adaptation if unlabelled is None else UnlabelledAdaptation)(**shared, **own)
     target = output or model.with_name(f"{model.stem}-adapted.onnx")
     with faces.Progress("adapting", "steps", quiet) as progress:
         outcome = adapt_file(
@@ -158,7 +158,7 @@ def adapt(
 
 def _text(outcome: Outcome, target: Path) -> str:
     """What was written, and a line for each thing that was measured before and after."""
-    from fieldkit.field.adaptation import Adapted
+    from fieldkit.field.adaptation.labelled import Adapted
 
     made, trained = outcome.made, outcome.made.trained
     how = f"{trained.steps} steps" if trained.steps else "last layer solved"

@@ -11,7 +11,7 @@ from fieldkit.cli import faces, options
 from fieldkit.cli.sizes import spelt
 
 if TYPE_CHECKING:
-    from fieldkit.field.benchmark import Measurement
+    from fieldkit.field.measurement.benchmark import Measurement
 
 
 @click.command(
@@ -46,9 +46,9 @@ def bench(
 
     Steps and predictions run in processes of their own, so that each peak of memory is one thing's alone.
     """
-    from fieldkit.field import benchmark
-    from fieldkit.field.admission import open_bundle
-    from fieldkit.field.training import choose_recipe
+    from fieldkit.field.engine.training import choose_recipe
+    from fieldkit.field.measurement import benchmark
+    from fieldkit.field.trust.admission import open_bundle
 
     opened = open_bundle(bundle, **opening).bundle
     chosen = [choose_recipe(opened, recipe)] if recipe else list(opened.recipes.values())

@@ -23,7 +23,7 @@ def decrypt(bundle: Path, output: Path | None, as_json: bool, **opening: Any) ->
 
     No other command needs this: each of them decrypts in memory.
     """
-    from fieldkit.field.sealing import decrypt_bundle
+    from fieldkit.field.trust.sealing import decrypt_bundle
 
     target = output or options.beside(bundle, ".h5")
     statement = decrypt_bundle(bundle, target, **opening).seal.statement

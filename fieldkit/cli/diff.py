@@ -16,7 +16,7 @@ from fieldkit.cli import faces, options
 @options.as_json
 def diff(old: Path, new: Path, output: Path, as_json: bool) -> None:
     """Write a patch that turns the bundle OLD into NEW, for a device that has OLD: fieldkit patch applies it."""
-    from fieldkit.field.updating import diff_bundles
+    from fieldkit.field.trust.updating import diff_bundles
 
     made = diff_bundles(old, new, output)
     if as_json:

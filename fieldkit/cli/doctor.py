@@ -11,8 +11,8 @@ from fieldkit.cli import faces, options
 from fieldkit.cli.sizes import spelt
 
 if TYPE_CHECKING:
-    from fieldkit.field.benchmark import Measurement
-    from fieldkit.field.device import Device
+    from fieldkit.field.device.description import Device
+    from fieldkit.field.measurement.benchmark import Measurement
 
 
 @click.command(epilog="\b\nExample:\n  fieldkit doctor\n  fieldkit doctor bundles/mnist-10.h5 bundles/mstar-10.h5")
@@ -36,7 +36,7 @@ def doctor(
 
     The speed is that of a small network, the same on every device: convnet of width 32, 3x32x32 pixels, 32 images.
     """
-    from fieldkit.field.diagnosis import SHARE, diagnose
+    from fieldkit.field.measurement.diagnosis import SHARE, diagnose
 
     with faces.Progress("measuring", "recipes", quiet) as progress:
         found = diagnose(bundles, seconds, threads, lambda done, total, name: progress(done, total, name), **opening)

@@ -36,7 +36,7 @@ def encrypt(bundle: Path, recipients: tuple[Path, ...], output: Path | None, key
     inside.  Name, serial and size can be seen from outside.
     """
     from fieldkit.bundle.keys import read_private_key, read_public_key
-    from fieldkit.field.sealing import encrypt_bundle
+    from fieldkit.field.trust.sealing import encrypt_bundle
 
     devices = [read_public_key(each) for each in recipients]
     signer = None if key is None else read_private_key(key, options.ask_passphrase)

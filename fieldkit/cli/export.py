@@ -11,7 +11,7 @@ from fieldkit.cli import faces, options
 from fieldkit.cli.sizes import spelt
 
 if TYPE_CHECKING:
-    from fieldkit.field.compression import Compressed
+    from fieldkit.field.compression.compression import Compressed
 
 
 @click.command(
@@ -60,8 +60,8 @@ def export(
     and stock ONNX Runtime take it like the model itself.
     """
     from fieldkit.bundle.atomic import check_apart, check_writable, write_atomically
-    from fieldkit.field import compression
-    from fieldkit.field.admission import open_bundle
+    from fieldkit.field.compression import compression
+    from fieldkit.field.trust.admission import open_bundle
 
     admitted = open_bundle(bundle, **opening)
     kinds = [name for name, asked in (("int8", int8), ("fp16", fp16)) if asked]

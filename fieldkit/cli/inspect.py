@@ -24,7 +24,7 @@ LISTED_CLASSES = 12
 @options.as_json
 def inspect(bundle: Path, sheet: Path | None, provenance: bool, as_json: bool, **opening: Any) -> None:
     """Show what BUNDLE holds: its data, its recipes, what HQ measured, and the size of each part."""
-    from fieldkit.field.inspecting import inspect_bundle
+    from fieldkit.field.inspection.inspecting import inspect_bundle
 
     document = inspect_bundle(bundle, sheet=sheet, provenance=provenance, **opening)
     if as_json:

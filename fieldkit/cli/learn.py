@@ -12,8 +12,8 @@ from fieldkit.cli.sizes import SIZE, spelt
 from fieldkit.errors import UsageError
 
 if TYPE_CHECKING:
-    from fieldkit.field.endurance import Conditions
-    from fieldkit.field.learning import Outcome
+    from fieldkit.field.endurance.mission import Conditions
+    from fieldkit.field.learning.command import Outcome
 
 
 @click.command(
@@ -85,8 +85,8 @@ def learn(
     task is trained together with the memory of all earlier ones: their distilled sets, and as many of your own samples
     as it has room for.  What was learnt once is not learnt again, so after a loss of power repeat the same command.
     """
-    from fieldkit.field.continual import Options
-    from fieldkit.field.learning import Request, keep
+    from fieldkit.field.learning.command import Request, keep
+    from fieldkit.field.learning.continual import Options
 
     if not (bundle or data or only_report or memory or output):
         raise UsageError("nothing to do", where=state, remedy="name --bundle, --data, --report, --memory or -o")

@@ -26,7 +26,7 @@ threads = click.option(
 
 def _use_provider(context: click.Context, option: click.Parameter, value: str | None) -> None:
     if value is not None:
-        from fieldkit.field.providers import use_provider
+        from fieldkit.field.engine.providers import use_provider
 
         note = use_provider(value)
         if note is not None:
@@ -35,7 +35,7 @@ def _use_provider(context: click.Context, option: click.Parameter, value: str | 
 
 def _be_nice(context: click.Context, option: click.Parameter, value: int | None) -> None:
     if value is not None:
-        from fieldkit.field.device import be_nice
+        from fieldkit.field.device.description import be_nice
 
         be_nice(value)
 
@@ -54,7 +54,7 @@ def conditions(command: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(command)
     def called(threads: int | None, every: float, **given: Any) -> Any:
-        from fieldkit.field.endurance import Conditions
+        from fieldkit.field.endurance.mission import Conditions
 
         mine = {name: given.pop(name) for name in ("minutes", "max_memory", "max_temp", "fresh", "log")}
         made = Conditions(threads=threads, every=every, tell=faces.print_note, **mine)

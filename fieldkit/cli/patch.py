@@ -19,7 +19,7 @@ from fieldkit.cli import faces, options
 @options.as_json
 def patch(old: Path, change: Path, output: Path, allow_unsigned: bool, as_json: bool) -> None:
     """Turn the bundle OLD into the one that PATCH was made for, byte for byte and with its signatures."""
-    from fieldkit.field.updating import patch_bundle
+    from fieldkit.field.trust.updating import patch_bundle
 
     document = patch_bundle(old, change, output, allow_unsigned=allow_unsigned)
     if as_json:

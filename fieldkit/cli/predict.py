@@ -17,8 +17,8 @@ from fieldkit.cli import faces, options
 from fieldkit.errors import UsageError
 
 if TYPE_CHECKING:
-    from fieldkit.field.answers import Answer, Asking, Tally
-    from fieldkit.field.records import Record
+    from fieldkit.field.answers.answers import Answer, Asking, Tally
+    from fieldkit.field.answers.records import Record
 
 
 @click.command(
@@ -75,9 +75,9 @@ def predict(model: Path, images: tuple[Path, ...], **given: Any) -> None:
     Files that MODEL cannot take do not stop the run; they are listed at the end, and the exit code is then 7.  --json
     holds all answers in memory until the end; the formats of --format do not.
     """
-    from fieldkit.field.answers import Asking, Tally, predict_files
-    from fieldkit.field.prediction import Predictor
-    from fieldkit.field.watching import groups
+    from fieldkit.field.answers.answers import Asking, Tally, predict_files
+    from fieldkit.field.answers.arrivals import groups
+    from fieldkit.field.models.prediction import Predictor
 
     _check(model, images, **given)
     predictor = Predictor.open(model, given["threads"])
@@ -113,7 +113,7 @@ class _Document:
 
 def _check(model: Path, images: tuple[Path, ...], **given: Any) -> None:
     """Refuse options that contradict each other, and a file for the answers that is something else."""
-    from fieldkit.field.finding import SUFFIXES
+    from fieldkit.field.images.finding import SUFFIXES
 
     if not images and given["folder"] is None:
         raise UsageError("nothing to predict", remedy="name image files or folders, or a folder to --watch")
@@ -134,7 +134,7 @@ def _check(model: Path, images: tuple[Path, ...], **given: Any) -> None:
 
 def _record(asking: Asking, **given: Any) -> AbstractContextManager[Record | _Document]:
     """Where the answers go."""
-    from fieldkit.field import records
+    from fieldkit.field.answers import records
 
     if given["as_json"]:
         return nullcontext(_Document())
@@ -150,7 +150,7 @@ def _record(asking: Asking, **given: Any) -> AbstractContextManager[Record | _Do
 @contextmanager
 def _progress(images: tuple[Path, ...], **given: Any) -> Iterator[Callable[[Tally], None]]:
     """Progress by files, unless the answers themselves are to be seen; of a watched folder there is none."""
-    from fieldkit.field.finding import find_images
+    from fieldkit.field.images.finding import find_images
 
     seen = not (given["as_json"] or given["output"] or stat.S_ISREG(os.fstat(sys.stdout.fileno()).st_mode))
     if given["quiet"] or seen or given["folder"] is not None:

@@ -12,8 +12,8 @@ from fieldkit.cli import faces, options
 from fieldkit.cli.sizes import SIZE, spelt
 
 if TYPE_CHECKING:
-    from fieldkit.field.candidates import Candidate
-    from fieldkit.field.selection import Selection
+    from fieldkit.field.selection.candidates import Candidate
+    from fieldkit.field.selection.selection import Selection
 
 
 @click.command(
@@ -63,11 +63,11 @@ def select(
     wins.  A star marks the Pareto set: no other is at least as good in accuracy, latency, size and memory.
     """
     from fieldkit.bundle.atomic import check_apart, check_writable, write_atomically
-    from fieldkit.field import chart
-    from fieldkit.field.admission import open_bundle
-    from fieldkit.field.ranking import Limits
-    from fieldkit.field.selection import Choice
-    from fieldkit.field.selection import select as choose
+    from fieldkit.field.measurement.ranking import Limits
+    from fieldkit.field.selection import chart
+    from fieldkit.field.selection.selection import Choice
+    from fieldkit.field.selection.selection import select as choose
+    from fieldkit.field.trust.admission import open_bundle
 
     target = output or Path(f"{bundle.stem}.onnx")
     check_writable(target)
@@ -143,7 +143,7 @@ def _table(found: Selection) -> str:
 
 def _remark(candidate: Candidate, found: Selection) -> str:
     """Why a recipe stands where it stands."""
-    from fieldkit.field.candidates import broken_limits
+    from fieldkit.field.selection.candidates import broken_limits
 
     if candidate.recipe in found.tied and len(found.tied) > 1:
         return "as accurate as the best"

@@ -17,7 +17,7 @@ from fieldkit.cli.faces import print_json
 def sign(bundle: Path, key: Path, as_json: bool) -> None:
     """Sign BUNDLE, encrypted or not, in place.  Several may sign it, in any order; its digest stays the same."""
     from fieldkit.bundle.keys import key_id, read_private_key
-    from fieldkit.field.sealing import sign_bundle
+    from fieldkit.field.trust.sealing import sign_bundle
 
     private = read_private_key(key, options.ask_passphrase)
     seal = sign_bundle(bundle, private)

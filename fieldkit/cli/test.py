@@ -11,7 +11,7 @@ from fieldkit.cli import faces, options
 
 if TYPE_CHECKING:
     from fieldkit.field.datasets import Dataset
-    from fieldkit.field.scoring import Report
+    from fieldkit.field.models.scoring import Report
 
 DIGITS = "digits"
 
@@ -29,8 +29,8 @@ def test(model: Path, data: str, threads: int | None, as_json: bool, quiet: bool
     DATA is an HDF5 or npz file with x_test and y_test beside x_train and y_train, a folder of images
     (test/CLASS/* beside train/CLASS/*, or CLASS/*), or the word digits.  Classes are joined by name.
     """
-    from fieldkit.field.prediction import Predictor
-    from fieldkit.field.scoring import score_dataset
+    from fieldkit.field.models.prediction import Predictor
+    from fieldkit.field.models.scoring import score_dataset
 
     predictor = Predictor.open(model, threads)
     dataset = _load(data)

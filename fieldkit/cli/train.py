@@ -10,8 +10,8 @@ import click
 from fieldkit.cli import faces, options
 
 if TYPE_CHECKING:
-    from fieldkit.field.acceptance import Acceptance
-    from fieldkit.field.endurance import Conditions
+    from fieldkit.field.endurance.mission import Conditions
+    from fieldkit.field.models.acceptance import Acceptance
 
 
 @click.command(
@@ -51,8 +51,8 @@ def train(
     may be of its answers is measured too: predict marks those that are uncertain.
     """
     from fieldkit.bundle.atomic import check_apart
-    from fieldkit.field.admission import open_bundle
-    from fieldkit.field.production import Order, train_model
+    from fieldkit.field.models.production import Order, train_model
+    from fieldkit.field.trust.admission import open_bundle
 
     target = output or Path(f"{bundle.stem}.onnx")
     check_apart({"model": target, "log": conditions.log}, {"bundle": bundle})

@@ -26,7 +26,7 @@ def trust() -> None:
 def add(pub: Path, as_json: bool) -> None:
     """Trust the public key in the file PUB.  Compare its id with what its owner tells you by another way."""
     from fieldkit.bundle.keys import read_public_key
-    from fieldkit.field.trust import TrustStore
+    from fieldkit.field.trust.policy import TrustStore
 
     key = read_public_key(pub)
     new = TrustStore().add(key)
@@ -40,7 +40,7 @@ def add(pub: Path, as_json: bool) -> None:
 @options.as_json
 def listing(as_json: bool) -> None:
     """Show the policy, the trusted and the revoked keys, and the newest serial of each bundle that was opened."""
-    from fieldkit.field.trust import TrustStore
+    from fieldkit.field.trust.policy import TrustStore
 
     document = TrustStore().describe()
     if as_json:
@@ -64,7 +64,7 @@ def listing(as_json: bool) -> None:
 @options.as_json
 def remove(key: str, as_json: bool) -> None:
     """Trust KEY, a name or an id, no longer.  It may be added again; a lost or stolen one should be revoked."""
-    from fieldkit.field.trust import TrustStore
+    from fieldkit.field.trust.policy import TrustStore
 
     removed = TrustStore().remove(key)
     if as_json:
@@ -78,7 +78,7 @@ def remove(key: str, as_json: bool) -> None:
 @options.as_json
 def revoke(key: str, as_json: bool) -> None:
     """Never count signatures of KEY again: a name, an id, or a file that lists ids, one on each line."""
-    from fieldkit.field.trust import TrustStore
+    from fieldkit.field.trust.policy import TrustStore
 
     revoked = TrustStore().revoke(key)
     if as_json:
@@ -92,7 +92,7 @@ def revoke(key: str, as_json: bool) -> None:
 @options.as_json
 def require(count: int, as_json: bool) -> None:
     """Ask for signatures of COUNT different trusted keys on every bundle."""
-    from fieldkit.field.trust import TrustStore
+    from fieldkit.field.trust.policy import TrustStore
 
     TrustStore().require(count)
     if as_json:
@@ -108,7 +108,7 @@ def lock(as_json: bool) -> None:
 
     A lock is for good.  From then on keys can be revoked and more signatures asked for, and nothing else.
     """
-    from fieldkit.field.trust import TrustStore
+    from fieldkit.field.trust.policy import TrustStore
 
     TrustStore().lock()
     if as_json:
@@ -122,7 +122,7 @@ def lock(as_json: bool) -> None:
 @options.as_json
 def forget(name: str, as_json: bool) -> None:
     """Take any serial of the bundle called NAME again, though a newer one was opened here."""
-    from fieldkit.field.trust import TrustStore
+    from fieldkit.field.trust.policy import TrustStore
 
     seen = TrustStore().forget(name)
     if as_json:
@@ -137,7 +137,7 @@ def forget(name: str, as_json: bool) -> None:
 def device(key: Path, as_json: bool) -> None:
     """Keep a copy of the private key in the file KEY as this device's own: with it, encrypted bundles open."""
     from fieldkit.bundle.keys import read_private_key
-    from fieldkit.field.trust import TrustStore
+    from fieldkit.field.trust.policy import TrustStore
 
     own = read_private_key(key, options.ask_passphrase)
     kept = TrustStore().own(own, key)

@@ -10,7 +10,7 @@ import click
 from fieldkit.cli import faces, options
 
 if TYPE_CHECKING:
-    from fieldkit.field.verification import Verdict
+    from fieldkit.field.trust.verification import Verdict
 
 
 @click.command(
@@ -37,7 +37,7 @@ def verify(bundle: Path, require: int | None, keys: tuple[Path, ...], as_json: b
     Exit code 0: trusted.  3: not trusted.  4: damaged.  Nothing inside is parsed or decrypted.
     """
     from fieldkit.bundle.keys import read_public_key
-    from fieldkit.field.verification import verify_bundle
+    from fieldkit.field.trust.verification import verify_bundle
 
     verdict = verify_bundle(bundle, require=require, keys=[read_public_key(each) for each in keys])
     if as_json:

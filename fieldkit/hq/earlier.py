@@ -16,8 +16,8 @@ from fieldkit.bundle.radiometry import default_bands
 from fieldkit.bundle.recipe import Recipe
 from fieldkit.bundle.samples import Samples
 from fieldkit.errors import DataError
-from fieldkit.field.admission import open_bundle
 from fieldkit.field.datasets import Dataset
+from fieldkit.field.trust.admission import open_bundle
 from fieldkit.hq.distil.problem import Earlier, Snapshot
 from fieldkit.hq.evidence.accuracy import FieldScores
 from fieldkit.hq.models.normalisation import Normalise

@@ -14,7 +14,7 @@ import numpy as np
 from fieldkit.bundle.recipe import SCHEDULES, SCOPES, Augmentation, Schedule, is_scope
 from fieldkit.bundle.seal import MAX_NAME, MAX_SERIAL, name_fits
 from fieldkit.errors import UsageError
-from fieldkit.field.training import MAX_SEED
+from fieldkit.field.engine.training import MAX_SEED
 from fieldkit.hq.compiler import Optimiser, Sgd
 from fieldkit.hq.compiler.updates import Regularisation
 from fieldkit.hq.distil import METHODS, check_settings, method

@@ -6,7 +6,7 @@ import handmade
 import numpy as np
 from handmade import node
 
-from fieldkit.field.protobuf import encode_bytes, encode_number, encode_varint
+from fieldkit.field.programs.protobuf import encode_bytes, encode_number, encode_varint
 from hostile.making import Case
 
 X, Y = handmade.value_info("x", (4,)), handmade.value_info("y", (4,))

@@ -8,7 +8,7 @@ import handmade
 import numpy as np
 from handmade import node
 
-from fieldkit.field.protobuf import encode_bytes, encode_number
+from fieldkit.field.programs.protobuf import encode_bytes, encode_number
 from hostile.h06_programs import model
 from hostile.making import Case
 

@@ -12,7 +12,7 @@ from fieldkit.errors import DataError
 from fieldkit.field.datasets.decoding import Decoding
 from fieldkit.field.datasets.found import SPLITS, Found
 from fieldkit.field.datasets.storage import Storage
-from fieldkit.field.imagery import is_image_file, read_image
+from fieldkit.field.images.imagery import is_image_file, read_image
 
 _REMEDY = "mend, resize, add or remove what is named, then run it again"
 

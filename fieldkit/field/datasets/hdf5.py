@@ -18,7 +18,7 @@ from fieldkit.field.datasets.arrays import ABOUT, Rows, from_arrays
 from fieldkit.field.datasets.decoding import Decoding
 from fieldkit.field.datasets.found import SPLITS, Found, text
 from fieldkit.field.datasets.storage import Storage
-from fieldkit.field.imagery import decode_image
+from fieldkit.field.images.imagery import decode_image
 
 _ENCODINGS = ("jpeg", "png")
 # Encoded images that are read at a time: their length is not known before.

@@ -5,10 +5,10 @@ from __future__ import annotations
 import zipfile
 from pathlib import Path
 
-from fieldkit.field import npy
 from fieldkit.field.datasets.arrays import ABOUT, Rows, from_arrays
 from fieldkit.field.datasets.found import SPLITS, Found
 from fieldkit.field.datasets.storage import Storage
+from fieldkit.field.images import npy
 
 
 def recognises(path: Path) -> bool:

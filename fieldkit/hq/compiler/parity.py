@@ -19,10 +19,10 @@ from fieldkit.bundle.radiometry import Radiometry
 from fieldkit.bundle.recipe import AVERAGE, UNLABELLED, Initial, Recipe
 from fieldkit.bundle.weights import draw, initial_weights, uniforms
 from fieldkit.errors import ProgramError
-from fieldkit.field.augmentation import in_order
-from fieldkit.field.exporting import complete_model
-from fieldkit.field.interface import RANDOM
-from fieldkit.field.session import Stepper, open_session, run_session, runtime_version
+from fieldkit.field.engine.augmentation import in_order
+from fieldkit.field.engine.session import Stepper, open_session, run_session, runtime_version
+from fieldkit.field.models.exporting import complete_model
+from fieldkit.field.programs.interface import RANDOM
 from fieldkit.hq.compiler.programs import Prediction, TrainingLoss, example_batch
 from fieldkit.hq.compiler.randomness import replayed
 from fieldkit.hq.compiler.scopes import set_modes, trained_parameters

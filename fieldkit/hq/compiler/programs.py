@@ -13,7 +13,7 @@ from torch.export import ExportedProgram
 from fieldkit.bundle.radiometry import Radiometry
 from fieldkit.bundle.recipe import UNLABELLED, Augmentation, Tensor
 from fieldkit.errors import ProgramError
-from fieldkit.field.exporting import CLASS_COUNT
+from fieldkit.field.models.exporting import CLASS_COUNT
 from fieldkit.hq.augmentation import augment
 from fieldkit.hq.compiler.capture import capture
 from fieldkit.hq.compiler.differentiation import gradients

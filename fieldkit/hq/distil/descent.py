@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from fieldkit.field.augmentation import draw
-from fieldkit.field.training import minibatch
+from fieldkit.field.engine.augmentation import draw
+from fieldkit.field.engine.training import minibatch
 from fieldkit.hq.augmentation import augment
 from fieldkit.hq.distil.inner import Slot, moved
 from fieldkit.hq.distil.problem import Problem, State, Weights

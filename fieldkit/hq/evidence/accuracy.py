@@ -9,9 +9,9 @@ from fieldkit.bundle import parse_bundle, write_bundle
 from fieldkit.bundle.contents import Bundle
 from fieldkit.bundle.manifest import Expectation
 from fieldkit.bundle.samples import Samples
-from fieldkit.field import exporting
-from fieldkit.field.prediction import Predictor
-from fieldkit.field.training import Trainer
+from fieldkit.field.engine.training import Trainer
+from fieldkit.field.models import exporting
+from fieldkit.field.models.prediction import Predictor
 from fieldkit.tasks import classification
 
 # A device's own training may fall this many standard deviations, or this many images, off what HQ measured.

@@ -14,10 +14,10 @@ from fieldkit.bundle.radiometry import Radiometry
 from fieldkit.bundle.recipe import Recipe
 from fieldkit.bundle.samples import Samples
 from fieldkit.bundle.weights import initial_weights
-from fieldkit.field.augmentation import in_order
-from fieldkit.field.interface import RANDOM
-from fieldkit.field.session import Stepper
-from fieldkit.field.training import Feed
+from fieldkit.field.engine.augmentation import in_order
+from fieldkit.field.engine.session import Stepper
+from fieldkit.field.engine.training import Feed
+from fieldkit.field.programs.interface import RANDOM
 from fieldkit.hq.compiler.programs import Prediction, Sizes, TrainingLoss
 from fieldkit.hq.compiler.randomness import replayed
 from fieldkit.hq.compiler.scopes import set_modes, trained_parameters

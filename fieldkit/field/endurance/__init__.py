@@ -1,0 +1,1 @@
+"""Trainings that survive loss of power, and keep to a budget of time, memory and heat."""

@@ -1,0 +1,1 @@
+"""Running programs: onnxruntime behind one door, and the loop that trains."""

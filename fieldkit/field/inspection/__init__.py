@@ -1,0 +1,1 @@
+"""A look into a bundle, even one that nobody vouches for."""

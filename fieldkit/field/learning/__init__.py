@@ -1,0 +1,1 @@
+"""Learning task after task, with a bounded memory."""

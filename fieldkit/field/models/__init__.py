@@ -1,0 +1,1 @@
+"""Trained models: written, run, scored, and how far they can be believed."""

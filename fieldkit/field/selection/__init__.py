@@ -1,0 +1,1 @@
+"""Which recipe of a bundle this device should run."""
