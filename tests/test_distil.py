@@ -19,7 +19,7 @@ from fieldkit.bundle.pixels import Pixels
 from fieldkit.bundle.radiometry import Radiometry
 from fieldkit.bundle.recipe import Augmentation, Initial, Schedule
 from fieldkit.bundle.samples import Samples
-from fieldkit.errors import Diverged, ResourceError, UsageError
+from fieldkit.errors import Diverged, ProgramError, ResourceError, UsageError
 from fieldkit.field.engine.augmentation import draw
 from fieldkit.field.engine.training import minibatch
 from fieldkit.hq.augmentation import augment
@@ -510,6 +510,26 @@ class TestDriver:
         resumed = start("ridge", problem(), SETTINGS["ridge"])
         checkpoint.load(resumed)
         assert resumed.step(0.5) == made.step(0.5)
+
+    def test_a_network_that_cannot_be_differentiated_twice_is_named(self) -> None:
+        network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.LazyLinear(3), torch.nn.Hardsigmoid())
+
+        class Twice(Counting):
+            def step(self, done: float) -> float:
+                images = torch.rand(2, 3, 4, 4, requires_grad=True)
+                (slope,) = torch.autograd.grad(network(images).sum(), images, create_graph=True)
+                return float(torch.autograd.grad(slope.square().sum(), images)[0].sum())
+
+        with pytest.raises(ProgramError, match=r"(?s)gradient of a gradient.*hardsigmoid_backward.*choose a method"):
+            drive(Twice(), Budget(iterations=1), nearest(1), NOWHERE)
+
+    def test_another_fault_of_a_method_stays_what_it_is(self) -> None:
+        class Faulty(Counting):
+            def step(self, done: float) -> float:
+                raise RuntimeError("something else")
+
+        with pytest.raises(RuntimeError, match="something else"):
+            drive(Faulty(), Budget(iterations=1), nearest(1), NOWHERE)
 
     def test_of_two_budgets_the_first_to_end_sets_the_pace_of_judgements(self) -> None:
         outcome = drive(Counting(), Budget(iterations=10**9, seconds=0.2), nearest(1), NOWHERE)

@@ -7,6 +7,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fieldkit.bundle.radiometry import Radiometry
 from fieldkit.bundle.recipe import Initial
@@ -14,8 +15,10 @@ from fieldkit.bundle.weights import initial_weights
 from fieldkit.errors import ProgramError, UsageError
 from fieldkit.hq.models import ARCHITECTURES, build_model, check_options, model_options
 from fieldkit.hq.models.convnet import ConvNetOptions
+from fieldkit.hq.models.halving import quickened
 from fieldkit.hq.models.laws import carried_buffers, load_weights, parameter_tensors
 from fieldkit.hq.models.normalisation import Normalise
+from fieldkit.hq.models.twice import twice_differentiable
 
 pytestmark = pytest.mark.hq
 
@@ -28,6 +31,30 @@ def test_every_architecture_classifies_and_gives_features(name):
     features = model.features(images)
     assert features.ndim == 2
     torch.testing.assert_close(model.head(features), model(images))
+
+
+@pytest.mark.parametrize("name", sorted(ARCHITECTURES))
+def test_images_laid_out_by_channels_last_give_the_same(name):
+    """As a GPU's tensor cores want them (``problem.suited``), through the gradient of a gradient."""
+    module = twice_differentiable(quickened(build_model(name, {}, (3, 16, 16), 4)))
+    module.eval()
+    plain = torch.rand(5, 3, 16, 16)
+    found = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        images = plain.contiguous(memory_format=layout).requires_grad_(True)
+        with sdpa_kernel(SDPBackend.MATH):
+            answers = module(images)
+        (gradient,) = torch.autograd.grad(answers.square().sum(), images, create_graph=True)
+        (second,) = torch.autograd.grad(gradient.square().sum(), images)
+        found.append((answers.detach(), second))
+    for first, other in zip(*found, strict=True):
+        assert torch.allclose(first, other, rtol=1e-3, atol=1e-5 * float(first.abs().max()))
+
+
+def test_a_hard_sigmoid_that_is_differentiated_twice_is_the_plain_one():
+    values = torch.linspace(-5, 5, 41)
+    replaced = twice_differentiable(nn.Sequential(nn.Hardsigmoid()))
+    torch.testing.assert_close(replaced(values), nn.Hardsigmoid()(values))
 
 
 def test_the_standard_convnet_is_the_fields_own():

@@ -45,6 +45,7 @@ from fieldkit.bundle.pixels import Pixels
 from fieldkit.bundle.recipe import Recipe, Schedule
 from fieldkit.bundle.samples import Samples
 from fieldkit.errors import Diverged
+from fieldkit.field.engine.heap import keep_memory
 from fieldkit.field.engine.session import runtime_version
 from fieldkit.field.engine.training import Trainer
 from fieldkit.field.models.exporting import export
@@ -333,6 +334,7 @@ def main() -> None:
     parser.add_argument("--floors", nargs="*", choices=FLOORS, default=FLOORS)
     parser.add_argument("--whole", action="store_true", help="also the whole training set, once")
     settings = parser.parse_args()
+    keep_memory()
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     print(f"fieldkit {__version__}, onnxruntime {runtime_version()}, torch {torch.__version__}, ", end="")

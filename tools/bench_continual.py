@@ -45,6 +45,7 @@ from fieldkit.bundle.pixels import Pixels
 from fieldkit.bundle.radiometry import Radiometry
 from fieldkit.bundle.recipe import Augmentation, Recipe, Schedule
 from fieldkit.field.datasets import load_dataset
+from fieldkit.field.engine.heap import keep_memory
 from fieldkit.field.engine.session import runtime_version
 from fieldkit.field.learning.continual import Options
 from fieldkit.field.learning.state import State
@@ -315,6 +316,7 @@ def main() -> None:
     parser.add_argument("--flip", action="store_true", help="mirror images at random in training")
     given = parser.parse_args()
     torch.set_num_threads(1)
+    keep_memory()
     augmentation = replace(MILD, flip=given.flip)
     setting = Setting(
         given.data,

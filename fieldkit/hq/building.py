@@ -15,6 +15,7 @@ from fieldkit.bundle import save_bundle
 from fieldkit.bundle.atomic import check_writable
 from fieldkit.bundle.contents import Bundle
 from fieldkit.errors import ResourceError
+from fieldkit.field.engine.heap import keep_memory
 from fieldkit.hq.compiler import Compiled
 from fieldkit.hq.distil import start
 from fieldkit.hq.distil.checkpoint import Checkpoint
@@ -72,6 +73,7 @@ def build(
     """
     check(spec, output)
     check_writable(output)
+    keep_memory()
     with joined() as workers, stored(output, workers.rank) as storage:
         material = read(spec, storage)
         if workers.first:

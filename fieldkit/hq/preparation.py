@@ -23,12 +23,13 @@ from fieldkit.hq.compiler import Compiled, Data, compile_recipe, network
 from fieldkit.hq.compiler.updates import Regularisation
 from fieldkit.hq.distil import method
 from fieldkit.hq.distil.choice import Situation, choose
-from fieldkit.hq.distil.problem import PRECISIONS, Problem, silent
+from fieldkit.hq.distil.problem import PRECISIONS, Problem, silent, suited
 from fieldkit.hq.distil.workers import own_device
 from fieldkit.hq.earlier import Tasks, open_earlier
 from fieldkit.hq.models import recipe_name
 from fieldkit.hq.models.halving import quickened
 from fieldkit.hq.models.normalisation import Normalise
+from fieldkit.hq.models.twice import twice_differentiable
 from fieldkit.hq.models.whitening import MEASURED, whitening_kernel
 from fieldkit.hq.sources import load
 from fieldkit.hq.spec import AUTO, RecipeSpec, Spec, check_fits
@@ -149,7 +150,7 @@ def _pass_seconds(recipe: RecipeSpec, material: Material, precision: str) -> flo
     """What one image's way forward through a recipe's network takes here, the best of some batches."""
     device = own_device()
     module = network(recipe.architecture, recipe.options, material.data)
-    pixels = torch.zeros(PASS, *material.data.input_shape, device=device)
+    pixels = suited(torch.zeros(PASS, *material.data.input_shape, device=device), precision)
     times = []
     half = torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == PRECISIONS[1])
     with torch.no_grad(), half:
@@ -229,4 +230,5 @@ def _posed_network(spec: Spec, data: Data, device: str) -> nn.Module:
     # A method sees networks that drop nothing out: what it compares would be noise, and none that a seed repeats.
     for each in module.modules():
         each.train(any(True for _ in each.parameters()))
+    module = twice_differentiable(module)
     return (quickened(module) if device == "cpu" else module).to(device)

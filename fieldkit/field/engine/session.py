@@ -5,7 +5,6 @@ Nothing else in fieldkit imports onnxruntime.  Its failures leave here as Progra
 
 from __future__ import annotations
 
-import ctypes
 import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +20,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as native
 
 from fieldkit.bundle.recipe import Recipe
 from fieldkit.errors import FieldkitError, ProgramError, ResourceError, UsageError
+from fieldkit.field.engine.heap import give_back_memory
 from fieldkit.field.programs.extents import check_extents
 from fieldkit.field.programs.interface import check_interface
 from fieldkit.field.programs.program import check_program
@@ -34,8 +34,6 @@ SPINS_BRIEFLY = (1, 26)
 """The first version of onnxruntime that can be told how long to spin."""
 OPENING_SECONDS = 120.0
 """How long onnxruntime may take to open a program; HQ's largest take a second on two cores."""
-_M_MMAP_THRESHOLD, _LARGE = -3, 1 << 18
-"""glibc's parameter for ``mallopt``, and bytes."""
 CPU = "CPUExecutionProvider"
 _providers: tuple[str, ...] = (CPU,)
 """What runs the programs that are opened, best first; ``field/engine/providers.py`` decides."""
@@ -125,7 +123,7 @@ def open_session(program: bytes, where: str, threads: int | None = None, frugal:
     options.enable_mem_reuse = False
     if frugal:
         options.enable_cpu_mem_arena = False
-        _give_back_memory()
+        give_back_memory()
     for name, value in _waiting().items():
         options.add_session_config_entry(f"session.intra_op.{name}", value)
     # Else a program that is ONNX to the check above and also begins like onnxruntime's own format is run as the latter.
@@ -133,17 +131,6 @@ def open_session(program: bytes, where: str, threads: int | None = None, frugal:
     with _failures_named(where), _deadline(options):
         # Without fallback, since onnxruntime would announce it on stdout, where our data goes.
         return Session(program, sess_options=options, providers=list(_providers), enable_fallback=0)
-
-
-def _give_back_memory() -> None:
-    """Tell the C library to map each block of 256 KiB or more for itself, so that a freed one goes back at once.
-
-    Else it keeps what was freed for later, in pieces, and a session without an arena takes more than one with it.
-    Other libraries than glibc have no such setting, and need none.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, _LARGE)
 
 
 @contextmanager

@@ -30,6 +30,7 @@ import torch
 
 from fieldkit.bundle.atomic import write_atomically
 from fieldkit.errors import Diverged, UsageError
+from fieldkit.field.engine.heap import keep_memory
 from fieldkit.hq.distil.experts import Expert, Lessons
 from fieldkit.hq.distil.problem import Problem, State, Weights, silent
 from fieldkit.hq.distil.workers import Workers
@@ -163,6 +164,7 @@ def _train_alone(problem: Problem, lessons: Lessons, seed: int, folder: Path, tr
     """The same in a process of its own, which leaves Ctrl-C to the one that started it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
+    keep_memory()
     train(problem, lessons, seed, folder, trajectories)
 
 

@@ -7,6 +7,7 @@ held-out split (fieldkit.hq.evidence).  It never sees test data.
 from __future__ import annotations
 
 import math
+import re
 import signal
 import threading
 import time
@@ -15,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from fieldkit.errors import Diverged
+from fieldkit.errors import Diverged, ProgramError
 from fieldkit.hq.distil.checkpoint import ALONE, Checkpoint, Run
 from fieldkit.hq.distil.problem import Distillation, Snapshot
 from fieldkit.hq.distil.workers import Workers
@@ -119,9 +120,30 @@ def drive(
 
 def _step(distillation: Distillation, run: Run, done: float) -> None:
     began = time.monotonic()
-    run.loss = distillation.step(done)
+    try:
+        run.loss = distillation.step(done)
+    except RuntimeError as error:
+        named = _not_differentiable(error)
+        if named is None:
+            raise
+        raise named from error
     run.iterations += 1
     run.seconds += time.monotonic() - began
+
+
+def _not_differentiable(error: RuntimeError) -> ProgramError | None:
+    """What a recipe lacks whose network a method cannot differentiate as often as it has to; None for another fault."""
+    found = re.search(r"derivative for (\S+) is not implemented", str(error))
+    if found is None:
+        return None
+    return ProgramError(
+        "the method takes the gradient of a gradient, which torch has not for this recipe",
+        where="distillation",
+        found=found.group(1),
+        expected="operators that torch differentiates twice",
+        remedy="choose a method that differentiates once, such as ridge, distribution or generative; or replace that "
+        "operator in the network (torch.nn.Hardsigmoid as a layer is replaced by itself)",
+    )
 
 
 def _outcome(run: Run, stopped: bool) -> Outcome:

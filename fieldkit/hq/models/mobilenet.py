@@ -12,7 +12,6 @@ from typing import cast
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 from fieldkit.errors import UsageError
 from fieldkit.hq.models.norms import check_image_for_norm, check_norm, norm_layer
@@ -75,10 +74,11 @@ class SqueezeExcite(nn.Module):
         super().__init__()
         self.squeeze = nn.Linear(channels, channels // SQUEEZE)
         self.excite = nn.Linear(channels // SQUEEZE, channels)
+        self.gate = nn.Hardsigmoid()
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        gates = functional.hardsigmoid(self.excite(torch.relu(self.squeeze(images.mean((2, 3))))))
-        return images * gates[:, :, None, None]
+        gates = self.gate(self.excite(torch.relu(self.squeeze(images.mean((2, 3))))))
+        return cast(torch.Tensor, images * gates[:, :, None, None])
 
 
 def convolution(channels: int, width: int, options: MobileNetOptions, **kind: int) -> nn.Sequential:
