@@ -84,3 +84,18 @@ def test_optimiser_schedule_regularisation_and_scopes_reach_the_device(run: Run,
     save_model(tmp_path / "head.onnx", fitted, bundle)
     found = predicted((tmp_path / "head.onnx").read_bytes(), unseen.images)
     np.testing.assert_allclose(found.sum(axis=1), 1.0, atol=1e-5)
+
+
+def test_adamw_takes_a_rate_of_its_own_where_none_is_named(run: Run, tmp_path: Path) -> None:
+    samples = handmade.images(60)
+    np.savez(tmp_path / "data.npz", x_train=samples.images[:, 0], y_train=samples.targets)
+    rates = {}
+    for optimiser in ("sgd", "adamw"):
+        built = run(
+            "build", "data.npz", "-o", f"{optimiser}.h5", "--ipc", 2, "--method", "random", "--steps", 3, "--threads", 1,
+            "--recipe", "convnet:depth=1,width=4", "--optimiser", optimiser,
+        )  # fmt: skip
+        assert built.returncode == 0, built.stderr
+        rates[optimiser] = read_bundle(tmp_path / f"{optimiser}.h5").recipes["convnet"].schedule.rate
+    assert rates["sgd"] >= 0.05
+    assert rates["adamw"] == pytest.approx(0.02 * rates["sgd"])
