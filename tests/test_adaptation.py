@@ -20,7 +20,7 @@ from fieldkit.bundle.writer import write_bundle
 from fieldkit.errors import DataError, IncompatibleBundle, ProgramError, UsageError
 from fieldkit.field.adaptation.comparison import HOLD_OUT
 from fieldkit.field.adaptation.knowledge import DISTILLED, PROBE, knowledge
-from fieldkit.field.adaptation.labelled import ADAPTED, Adaptation, adapt
+from fieldkit.field.adaptation.labelled import Adaptation, adapt
 from fieldkit.field.adaptation.lastlayer import STRENGTH, LastLayer, find_last_layer, ridge, solved
 from fieldkit.field.adaptation.local import ENOUGH, Local, join
 from fieldkit.field.adaptation.mixing import REAL, joined, mixed

@@ -92,8 +92,8 @@ def test_adamw_takes_a_rate_of_its_own_where_none_is_named(run: Run, tmp_path: P
     rates = {}
     for optimiser in ("sgd", "adamw"):
         built = run(
-            "build", "data.npz", "-o", f"{optimiser}.h5", "--ipc", 2, "--method", "random", "--steps", 3, "--threads", 1,
-            "--recipe", "convnet:depth=1,width=4", "--optimiser", optimiser,
+            "build", "data.npz", "-o", f"{optimiser}.h5", "--ipc", 2, "--method", "random", "--steps", 3,
+            "--threads", 1, "--recipe", "convnet:depth=1,width=4", "--optimiser", optimiser,
         )  # fmt: skip
         assert built.returncode == 0, built.stderr
         rates[optimiser] = read_bundle(tmp_path / f"{optimiser}.h5").recipes["convnet"].schedule.rate

@@ -57,7 +57,7 @@ LABELLED, UNLABELLED = ("scope", "hold_out", "mirror", "keep_probe"), ("toleranc
     "--replay",
     type=click.FloatRange(0, 1, max_open=True),
     metavar="SHARE",
-    help="Share of what is learnt that is replayed from BUNDLE's distilled set; 0 forgets what your samples lack.  "
+    help="Share of what is learnt that is replayed, of what BUNDLE taught; 0 forgets what your samples lack.  "
     "[default: each class the same; without labels 0.5]",
 )
 @click.option(

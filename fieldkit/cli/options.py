@@ -50,7 +50,7 @@ provider = click.option(
 
 
 def conditions(command: Callable[..., Any]) -> Callable[..., Any]:
-    """What every command that trains takes; it is called with ``conditions``, a ``field.endurance.Conditions``."""
+    """What every command that trains takes; it is called with ``conditions``, a ``mission.Conditions``."""
 
     @functools.wraps(command)
     def called(threads: int | None, every: float, **given: Any) -> Any:

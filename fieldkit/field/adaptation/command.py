@@ -76,7 +76,7 @@ def adapt_file(
     """Write the model that ``request`` asks for; ``options`` are those of the kind of samples that it names.
 
     The same call after a loss of power goes on where the training was.  How far the new model's probabilities can be
-    believed is measured on the bundle's probe, as ``fieldkit train`` does.
+    believed is measured on what it has not learnt from of the bundle's probe.
     Raises UsageError where the request does not fit, and what ``labelled.adapt`` and ``unlabelled.adapt_unlabelled``
     raise.
     """
@@ -96,9 +96,7 @@ def adapt_file(
             place = _named(request.unlabelled)
             images = read_unlabelled(Predictor.open(model.content), place)
             made = adapt_unlabelled(model, bundle, images, options, train, name=place.name)
-        # What was learnt from cannot say how sure to be.
-        unseen = replace(bundle, probe=made.known.probe) if isinstance(made, Adapted) else bundle
-        made = replace(made, content=confidence.calibrate(made.content, unseen, conditions.threads))
+        made = replace(made, content=confidence.calibrate(made.content, bundle, conditions.threads))
         mission.write(request.output, made.content)
         mission.finish()
         return Outcome(made, len(made.content), mission.account(), mission.resumed)

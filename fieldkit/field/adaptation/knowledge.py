@@ -8,6 +8,7 @@ other half measures.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -15,7 +16,7 @@ import numpy as np
 
 from fieldkit.bundle.contents import Bundle
 from fieldkit.bundle.samples import Samples
-from fieldkit.tasks import classification
+from fieldkit.field.models.unseen import halves, unseen
 
 PROBE, DISTILLED = "probe", "distilled set"
 
@@ -47,16 +48,12 @@ class Knowledge:
         return (DISTILLED, self.counts) if self.probe is None else (PROBE, self.probe)
 
 
-def knowledge(bundle: Bundle, *, learn_probe: bool = False) -> Knowledge:
-    """What ``bundle`` taught.
+def knowledge(bundle: Bundle, metadata: Mapping[str, str], *, learn_probe: bool = False) -> Knowledge:
+    """What ``bundle`` taught the model with these metadata.
 
-    learn_probe: whether half of each class's images of the probe may be learnt from; of a single one none is.
+    learn_probe: whether half of each class's images of the probe may be learnt from; of a single one none is.  What
+    the model learnt from earlier never measures.
     """
-    distilled, dtype = bundle.training_set(), np.dtype(bundle.manifest.radiometry.dtype)
-    probe = bundle.probe
-    if probe is None or not learn_probe:
-        return Knowledge(distilled, (), probe, dtype)
-    groups = classification.group(probe.targets, len(bundle.manifest.classes))
-    learnt = np.sort(np.concatenate([each[: len(each) // 2] for each in groups]))
-    rest = np.setdiff1d(np.arange(len(probe)), learnt)
-    return Knowledge(distilled, (probe.take(learnt),) if len(learnt) else (), probe.take(rest), dtype)
+    learnt, rest = halves(bundle) if learn_probe else (None, unseen(bundle, metadata))
+    dtype = np.dtype(bundle.manifest.radiometry.dtype)
+    return Knowledge(bundle.training_set(), () if learnt is None else (learnt,), rest, dtype)

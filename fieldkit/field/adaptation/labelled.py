@@ -35,9 +35,8 @@ from fieldkit.field.engine.training import Trained
 from fieldkit.field.models import exporting
 from fieldkit.field.models.prediction import Predictor
 from fieldkit.field.models.reopening import Reopened
+from fieldkit.field.models.unseen import ADAPTED, PROBE, history
 
-ADAPTED = "fieldkit.adapted"
-"""Metadata of a model: JSON, what it was adapted to, one entry each time."""
 SCOPES = ("head", "norm-bias", "full")
 STEPS, WARMUP, RATE = 60, 5, 0.1
 # What a model's metadata says that stays true when it is adapted.
@@ -47,7 +46,7 @@ PART = 100
 
 
 class Train(Protocol):
-    """Runs a training and leaves ``closing`` seconds for what comes after it, as ``endurance.Mission.train`` does."""
+    """Runs a training and leaves ``closing`` seconds for what comes after it, as ``mission.Mission.train`` does."""
 
     def __call__(self, job: Job, *, closing: float) -> Trained: ...
 
@@ -63,7 +62,7 @@ class Adaptation:
     replay: share of what is learnt that is replayed, 0-1; None gives each class the same, wherever it comes from.
     hold_out: share of the device's samples that only measures, 0-1.
     mirror: whether images may be mirrored, left to right, as far as the recipe does not say so.
-    keep_probe: learn from none of the bundle's probe, so that all of it measures.
+    keep_probe: learn from none of the bundle's probe, so that all of it measures which was not learnt from earlier.
     """
 
     scope: str | None = None
@@ -122,7 +121,7 @@ def adapt(model: Reopened, bundle: Bundle, data: Dataset, options: Adaptation, t
     """
     _check(options)
     local = join(data, bundle.manifest, model.classes, hold_out=options.hold_out, seed=options.seed)
-    known = knowledge(bundle, learn_probe=not options.keep_probe and options.replay != 0.0)
+    known = knowledge(bundle, model.metadata, learn_probe=not options.keep_probe and options.replay != 0.0)
     sets = [known.measured] if local.held_out is None else [(HOLD_OUT, local.held_out), known.measured]
     began = time.monotonic()
     before = [score_before(model.content, samples, len(local.classes)) for _, samples in sets]
@@ -131,6 +130,7 @@ def adapt(model: Reopened, bundle: Bundle, data: Dataset, options: Adaptation, t
     new = list(local.classes[local.known :])
     entry = {"data": local.name, "samples": len(local.train), "new": new, **asdict(options)}
     entry |= {"scope": scope, "steps": trained.steps}
+    entry[PROBE] = bundle.probe.digest() if bundle.probe is not None and known.real else None
     content = rewritten(model, bundle, trained, local.classes, entry)
     after = Predictor.open(content)
     found = (compare(where, local.known, one, after, each) for (where, each), one in zip(sets, before, strict=True))
@@ -213,11 +213,10 @@ def rewritten(
     """The model file with other weights and classes, and ``entry`` at the end of its history."""
     program = model.recipe.programs["predict"]
     kept = {key: model.metadata[key] for key in KEPT if key in model.metadata}
-    history = [*json.loads(model.metadata.get(ADAPTED, "[]")), dict(entry)]
     metadata = kept | {
         exporting.CLASSES: json.dumps(list(classes), ensure_ascii=False),
         exporting.VERSION: __version__,
-        ADAPTED: json.dumps(history, ensure_ascii=False),
+        ADAPTED: json.dumps([*history(model.metadata, model.where), dict(entry)], ensure_ascii=False),
     }
     used = len(classes) if bundle.manifest.spare_classes else None
     return exporting.complete_model(program, trained.weights, metadata, used)

@@ -113,7 +113,7 @@ def adapt_unlabelled(
             expected=UNLABELLED,
             remedy=f"build the bundle with fieldkit build --scope full --scope {UNLABELLED}",
         )
-    where, known = knowledge(bundle).measured
+    where, known = knowledge(bundle, model.metadata).measured
     before, began = Predictor.open(model.content), time.monotonic()
     scores, first = score_before(model.content, known, len(model.classes)), before.predict(images)
     trained = train(plan(model, bundle, images, options), closing=2.0 * (time.monotonic() - began))

@@ -121,13 +121,14 @@ def compress(
     after = Predictor.open(made, threads, f"{where}, made smaller")
     said = [each.predict(images).argmax(1) for each in (before, after)]
     speeds = measure((before, after), images[0])
+    probe = unseen(bundle, before.metadata)
     compressed = Compressed(
         model=made,
         layers=layers,
         halved=halved,
-        before=Side(len(content), speeds[0], _accuracy(before, bundle)),
-        after=Side(len(made), speeds[1], _accuracy(after, bundle)),
-        probe=0 if bundle.probe is None else len(bundle.probe),
+        before=Side(len(content), speeds[0], _accuracy(before, probe, bundle)),
+        after=Side(len(made), speeds[1], _accuracy(after, probe, bundle)),
+        probe=0 if probe is None else len(probe),
         agreement=float((said[0] == said[1]).mean()),
         distilled=len(images),
         same_bundle=before.metadata.get(BUNDLE) == bundle.digest,
@@ -185,12 +186,11 @@ def _described(digest: str, images: int, layers: int, halved: int) -> dict[str, 
     return made
 
 
-def _accuracy(predictor: Predictor, bundle: Bundle) -> float | None:
-    """On the bundle's probe; None where it carries none."""
-    if bundle.probe is None:
+def _accuracy(predictor: Predictor, probe: Samples | None, bundle: Bundle) -> float | None:
+    """On what a model has not learnt from of the bundle's probe; None where it carries none."""
+    if probe is None:
         return None
-    probe = Dataset(bundle.probe, None, bundle.manifest.classes, "probe", "", "", ())
-    return score_dataset(predictor, probe).scores.accuracy
+    return score_dataset(predictor, Dataset(probe, None, bundle.manifest.classes, "probe", "", "", ())).scores.accuracy
 
 
 def _too_costly(compressed: Compressed, max_drop: float, where: str) -> ProgramError:

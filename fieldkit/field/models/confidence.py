@@ -64,12 +64,13 @@ class Confidence:
 def calibrate(model: bytes, bundle: Bundle, threads: int | None = None) -> bytes:
     """``model`` with its confidence on the bundle's probe in its metadata, in place of what is there.
 
-    The model may know more classes than the bundle has.  It is returned as it is if the bundle carries no probe.
+    What the model has learnt from, in an adaptation, cannot say how sure to be.  The model may know more classes than the bundle has.  It is returned as it is if the bundle carries no probe.
     Raises what ``Predictor.open`` does, and UsageError for a model that lacks a class of the probe.
     """
-    if bundle.probe is None:
-        return model
     predictor = Predictor.open(model, threads)
+    probe = unseen(bundle, predictor.metadata)
+    if probe is None:
+        return model
     lacking = [name for name in bundle.manifest.classes if name not in predictor.classes]
     if lacking:
         raise UsageError(
@@ -78,7 +79,7 @@ def calibrate(model: bytes, bundle: Bundle, threads: int | None = None) -> bytes
             remedy="calibrate it on the bundle that it was trained from",
         )
     places = np.array([predictor.classes.index(name) for name in bundle.manifest.classes])
-    return calibrate_on(model, Samples(bundle.probe.images, places[bundle.probe.targets]), threads)
+    return calibrate_on(model, Samples(probe.images, places[probe.targets]), threads)
 
 
 def calibrate_on(model: bytes, probe: Samples, threads: int | None = None) -> bytes:
