@@ -25,7 +25,6 @@ import torch
 
 from fieldkit.bundle.radiometry import Radiometry
 from fieldkit.bundle.recipe import Schedule
-from fieldkit.field.engine.heap import keep_memory
 from fieldkit.hq.augmentation import augment
 from fieldkit.hq.distil.distribution import DistributionMatching, Settings
 from fieldkit.hq.distil.problem import PRECISIONS, Problem
@@ -43,7 +42,6 @@ AGREEMENT = dict(zip(PRECISIONS, (1e-4, 0.02), strict=True))
 def main() -> None:
     settings = _settings()
     torch.set_num_threads(settings.threads)
-    keep_memory()
     problem = pose(settings.data, settings.ipc, settings.width)
     matching = Settings(per_class=settings.per_class)
     theirs = AuthorsStructure(problem, matching)
