@@ -24,12 +24,15 @@ from fieldkit.field.adaptation.labelled import Adaptation, adapt
 from fieldkit.field.adaptation.lastlayer import STRENGTH, LastLayer, find_last_layer, ridge, solved
 from fieldkit.field.adaptation.local import ENOUGH, Local, join
 from fieldkit.field.adaptation.mixing import REAL, joined, mixed
+from fieldkit.field.compression import compression
 from fieldkit.field.datasets import Dataset
 from fieldkit.field.endurance.mission import Conditions, Mission
 from fieldkit.field.engine.training import train
 from fieldkit.field.models import exporting
+from fieldkit.field.models.confidence import KEY, calibrate
 from fieldkit.field.models.prediction import Predictor
 from fieldkit.field.models.reopening import reopen
+from fieldkit.field.models.unseen import ADAPTED, history, unseen
 
 KNOWN, ALL, SPARE = 3, 5, 2
 SHAPE = (1, 5, 5)
@@ -110,8 +113,8 @@ def test_a_model_says_what_it_was_adapted_to_and_can_be_adapted_again() -> None:
     assert again.classes == NAMES[:4]
     second = adapt(again, BUNDLE, NEW, Adaptation("full", steps=30), mission().train)
     assert Predictor.open(second.content).classes == NAMES
-    history = json.loads(reopen(second.content, BUNDLE).metadata[ADAPTED])
-    assert [(each["new"], each["seed"], each["steps"]) for each in history] == [
+    told = history(reopen(second.content, BUNDLE).metadata)
+    assert [(each["new"], each["seed"], each["steps"]) for each in told] == [
         (["kind 3"], 7, 0),
         (["kind 4"], 0, 30),
     ]
@@ -202,7 +205,7 @@ def test_every_sample_is_in_one_group_and_shares_are_as_asked(
 ) -> None:
     places = np.array(targets, np.int64)
     local = Local("own", NAMES, SPARE, Samples(np.zeros((len(places), *SHAPE), np.uint8), places), None)
-    known = knowledge(BUNDLE, learn_probe=learn_probe)
+    known = knowledge(BUNDLE, {}, learn_probe=learn_probe)
     samples = joined(local, known, replay)
     groups, shares = zip(*mixed(local, known, replay), strict=True)
     own, real = len(places), 15 if learn_probe else 0
@@ -232,13 +235,13 @@ def test_every_sample_is_in_one_group_and_shares_are_as_asked(
 def test_half_of_each_classs_probe_is_learnt_and_the_rest_measures(targets: list[int]) -> None:
     probe = Samples(np.arange(len(targets), dtype=np.uint8)[:, None, None, None], np.array(targets, np.int64))
     bundle = replace(BUNDLE, probe=probe)
-    found = knowledge(bundle, learn_probe=True)
+    found = knowledge(bundle, {}, learn_probe=True)
     assert found.probe is not None
     learnt = [] if not found.real else found.real[0].images.ravel().tolist()
     assert sorted([*learnt, *found.probe.images.ravel().tolist()]) == list(range(len(targets)))
     for index, count in Counter(targets).items():
         assert [targets[each] for each in learnt].count(index) == count // 2
-    kept = knowledge(bundle)
+    kept = knowledge(bundle, {})
     assert kept.real == ()
     assert kept.measured == (PROBE, probe)
 
@@ -248,6 +251,27 @@ def test_a_probe_that_nothing_is_learnt_from_measures_whole(options: Adaptation)
     made = adapt(MODEL, BUNDLE, NEW, options, mission().train)
     assert made.probe_learnt == 0
     assert made.comparisons[-1].after.count == 30
+
+
+def test_what_was_learnt_from_never_measures_again() -> None:
+    first = adapt(MODEL, BUNDLE, NEW, Adaptation(), mission().train)
+    again = reopen(first.content, BUNDLE)
+    assert len(unseen(BUNDLE, again.metadata) or ()) == 15
+    for options in (Adaptation(), Adaptation(keep_probe=True), Adaptation(replay=0.0)):
+        second = adapt(again, BUNDLE, NEW, options, mission().train)
+        assert second.comparisons[-1].after.count == 15
+        assert len(unseen(BUNDLE, reopen(second.content, BUNDLE).metadata) or ()) == 15
+    assert compression.compress(first.content, BUNDLE, fp16=True, threads=1).probe == 15
+    for made, count in ((first.content, 15), (MODEL.content, 30)):
+        assert json.loads(reopen(calibrate(made, BUNDLE), BUNDLE).metadata[KEY])["samples"] == count
+    other = replace(BUNDLE, probe=some(10, range(KNOWN), 3))
+    assert len(unseen(other, again.metadata) or ()) == 30
+
+
+@pytest.mark.parametrize("told", ["", "[", "5", '{"probe": 1}', "[1]", "[" * 100_000])
+def test_a_history_that_makes_no_sense_is_refused(told: str) -> None:
+    with pytest.raises(ProgramError, match="history"):
+        history({ADAPTED: told})
 
 
 @given(st.integers(0, 10**6), st.integers(2, 4), st.integers(4, 12), st.integers(2, 9))
@@ -272,7 +296,7 @@ def test_ridge_is_the_least_of_what_it_minimises(seed: int, count: int, samples:
 
 def test_the_last_layer_is_found_and_solved_from_what_it_reads() -> None:
     assert find_last_layer(MODEL.content) == LastLayer("weight", "bias")
-    fresh, known = some(5, range(KNOWN, ALL), 6), knowledge(BUNDLE).counts
+    fresh, known = some(5, range(KNOWN, ALL), 6), knowledge(BUNDLE, {}).counts
     images, targets = np.concatenate([fresh.images, known.images]), np.concatenate([fresh.targets, known.targets])
     made = solved(MODEL.content, MODEL.weights, images, targets, np.ones(len(images)))
     assert made is not None
@@ -284,7 +308,7 @@ def test_the_last_layer_is_found_and_solved_from_what_it_reads() -> None:
 
 
 def test_outputs_without_samples_and_a_single_class_keep_their_rows() -> None:
-    known = knowledge(BUNDLE).counts
+    known = knowledge(BUNDLE, {}).counts
     made = solved(MODEL.content, MODEL.weights, known.images, known.targets, np.ones(len(known)))
     assert made is not None
     assert np.array_equal(made["weight"][KNOWN:], MODEL.weights["weight"][KNOWN:])
@@ -319,7 +343,7 @@ def test_models_that_do_not_fit_the_bundle_are_refused() -> None:
 
 
 def test_what_is_remembered_is_in_the_sensors_counts() -> None:
-    where, samples = knowledge(bundle_of_three(probe=False), learn_probe=True).measured
+    where, samples = knowledge(bundle_of_three(probe=False), {}, learn_probe=True).measured
     assert where == DISTILLED
     assert samples.images.dtype == np.uint8
     assert samples.targets.dtype == np.int64

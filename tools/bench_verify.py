@@ -3,7 +3,8 @@
     python tools/bench_verify.py --bytes 1000000 --signatures 2
 
 The payload is noise, since nothing parses it.  Prints the median and the spread of ``rounds`` calls of
-``field.trust.verification.verified`` on bytes in memory, the time of SHA-256 alone, and that of decryption for comparison.
+``field.trust.verification.verified`` on bytes in memory, the time of SHA-256 alone, and that of decryption for
+comparison.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@
     python tools/flip_bits.py set.h5 --all
 
 The bundle is signed in memory by a new key, and by another that the device does not know.  Every changed copy goes
-through the door that all commands use (``field.trust.admission.admit``).  Prints how many were refused, by which errors, and
-how many reached HDF5: expected are none, and exit code 0.
+through the door that all commands use (``field.trust.admission.admit``).  Prints how many were refused, by which
+errors, and how many reached HDF5: expected are none, and exit code 0.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from fieldkit.bundle.contents import Bundle
+from fieldkit.bundle.samples import Samples
 from fieldkit.errors import ProgramError, UsageError
 from fieldkit.field.compression.calibration import sensor_images
 from fieldkit.field.compression.folding import fold
@@ -21,6 +22,7 @@ from fieldkit.field.models.exporting import BUNDLE
 from fieldkit.field.models.latency import Speed, measure
 from fieldkit.field.models.prediction import Predictor, read_model
 from fieldkit.field.models.scoring import score_dataset
+from fieldkit.field.models.unseen import unseen
 from fieldkit.field.programs.graph import Graph, read_graph, write_graph
 
 PRECISION = "fieldkit.precision"

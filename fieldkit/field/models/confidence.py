@@ -25,6 +25,7 @@ from fieldkit.bundle.contents import Bundle
 from fieldkit.bundle.samples import Samples
 from fieldkit.errors import ProgramError, UsageError
 from fieldkit.field.models.prediction import Predictor
+from fieldkit.field.models.unseen import unseen
 from fieldkit.field.programs.metadata import with_metadata
 
 KEY = "fieldkit.confidence"
@@ -64,13 +65,13 @@ class Confidence:
 def calibrate(model: bytes, bundle: Bundle, threads: int | None = None) -> bytes:
     """``model`` with its confidence on the bundle's probe in its metadata, in place of what is there.
 
-    What the model has learnt from, in an adaptation, cannot say how sure to be.  The model may know more classes than the bundle has.  It is returned as it is if the bundle carries no probe.
+    What the model has learnt from, in an adaptation, cannot say how sure to be.  The model may know more classes than
+    the bundle has.  It is returned as it is if the bundle carries no probe.
     Raises what ``Predictor.open`` does, and UsageError for a model that lacks a class of the probe.
     """
-    predictor = Predictor.open(model, threads)
-    probe = unseen(bundle, predictor.metadata)
-    if probe is None:
+    if bundle.probe is None:
         return model
+    predictor = Predictor.open(model, threads)
     lacking = [name for name in bundle.manifest.classes if name not in predictor.classes]
     if lacking:
         raise UsageError(
@@ -79,6 +80,8 @@ def calibrate(model: bytes, bundle: Bundle, threads: int | None = None) -> bytes
             remedy="calibrate it on the bundle that it was trained from",
         )
     places = np.array([predictor.classes.index(name) for name in bundle.manifest.classes])
+    probe = unseen(bundle, predictor.metadata)
+    assert probe is not None
     return calibrate_on(model, Samples(probe.images, places[probe.targets]), threads)
 
 
