@@ -8,7 +8,7 @@ from __future__ import annotations
 import ctypes
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
-_LARGE = 1 << 18
+_LARGE, _MANY = 1 << 18, 1 << 16
 _NEVER = (1 << 31) - 1
 
 
@@ -17,6 +17,9 @@ def give_back_memory() -> None:
 
     Else it is kept for later, in pieces, and a session without an arena takes more than one with it.
     """
+    # As they are at first, in case ``keep_memory`` was asked for before.
+    _set(_MMAP_MAX, _MANY)
+    _set(_TRIM_THRESHOLD, _LARGE // 2)
     _set(_MMAP_THRESHOLD, _LARGE)
 
 
