@@ -55,6 +55,8 @@ def test_a_hard_sigmoid_that_is_differentiated_twice_is_the_plain_one():
     values = torch.linspace(-5, 5, 41)
     replaced = twice_differentiable(nn.Sequential(nn.Hardsigmoid()))
     torch.testing.assert_close(replaced(values), nn.Hardsigmoid()(values))
+    shared = nn.Hardsigmoid()
+    assert not any(isinstance(each, nn.Hardsigmoid) for each in twice_differentiable(nn.Sequential(shared, shared)))
 
 
 def test_the_standard_convnet_is_the_fields_own():

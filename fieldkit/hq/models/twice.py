@@ -21,7 +21,8 @@ class HardSigmoid(nn.Module):
 def twice_differentiable(module: nn.Module) -> nn.Module:
     """``module`` itself, with such layers replaced; parameters are the same."""
     for parent in module.modules():
-        for name, child in parent.named_children():
+        # One that stands in two places, which ``named_children`` tells once, is replaced in both.
+        for name, child in [*parent._modules.items()]:
             if isinstance(child, nn.Hardsigmoid):
                 setattr(parent, name, HardSigmoid())
     return module
