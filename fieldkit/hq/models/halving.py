@@ -12,6 +12,8 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from fieldkit.hq.models.replacing import replaced
+
 
 class HalvingMean(nn.Module):
     """What ``nn.AvgPool2d(2)`` does: float32 [n, c, h, w] -> [n, c, h // 2, w // 2]; differentiable to any order."""
@@ -68,13 +70,11 @@ def _applied(function: Any, *inputs: Any) -> torch.Tensor:
 
 def quickened(module: nn.Module) -> nn.Module:
     """``module`` itself, each of its plain 2x2 average poolings replaced by a HalvingMean; parameters are the same."""
-    for parent in module.modules():
-        for name, child in parent.named_children():
-            if isinstance(child, nn.AvgPool2d) and _halves(child):
-                setattr(parent, name, HalvingMean())
-    return module
+    return replaced(module, lambda layer: HalvingMean() if _halves(layer) else None)
 
 
-def _halves(pool: nn.AvgPool2d) -> bool:
+def _halves(pool: nn.Module) -> bool:
+    if not isinstance(pool, nn.AvgPool2d):
+        return False
     both = {pool.kernel_size, pool.stride}
     return both <= {2, (2, 2)} and pool.padding in (0, (0, 0)) and not pool.ceil_mode and not pool.divisor_override

@@ -10,6 +10,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from fieldkit.hq.models.replacing import replaced
+
 
 class HardSigmoid(nn.Module):
     """What ``nn.Hardsigmoid`` does: relu6(x + 3) / 6, value by value."""
@@ -20,9 +22,4 @@ class HardSigmoid(nn.Module):
 
 def twice_differentiable(module: nn.Module) -> nn.Module:
     """``module`` itself, with such layers replaced; parameters are the same."""
-    for parent in module.modules():
-        # One that stands in two places, which ``named_children`` tells once, is replaced in both.
-        for name, child in [*parent._modules.items()]:
-            if isinstance(child, nn.Hardsigmoid):
-                setattr(parent, name, HardSigmoid())
-    return module
+    return replaced(module, lambda layer: HardSigmoid() if isinstance(layer, nn.Hardsigmoid) else None)
