@@ -17,6 +17,7 @@ from fieldkit.errors import ProgramError
 from fieldkit.field.programs import program as onnx_format
 from fieldkit.field.programs import protobuf
 from fieldkit.field.programs.graph import Node, read_node
+from fieldkit.field.programs.program import refused
 from fieldkit.field.programs.shapes import RULES
 from fieldkit.field.programs.shapes.arguments import Shape, Unknown
 from fieldkit.field.programs.shapes.making import constant_values, tensor_shape
@@ -55,7 +56,7 @@ class _Extents:
         """Take a tensor in, and refuse one that is too large or that was there before."""
         size = math.prod(shape)
         if name in self.shapes:
-            raise _refused(f"tensor {name!r} that is made twice", "two", "one")
+            raise refused(f"tensor {name!r} that is made twice", "two", "one")
         self.shapes[name] = shape
         self.total += size
         if fixed:
@@ -67,7 +68,7 @@ class _Extents:
             (self.folded, MAX_FOLDED, "what is computed from constants"),
         ):
             if found > most:
-                raise _refused(f"size of {what}", f"{found} values", f"at most {most}")
+                raise refused(f"size of {what}", f"{found} values", f"at most {most}")
 
 
 def check_extents(program: bytes, where: str) -> dict[str, Shape]:
@@ -106,22 +107,22 @@ def _note_node(extents: _Extents, node: Node) -> None:
     read = [name for name in node.inputs if name]
     missing = [name for name in read if name not in extents.shapes]
     if missing:
-        raise _refused("order of nodes", f"{missing[0]!r} read before it is made", "inputs first, no cycle", place)
+        raise refused("order of nodes", f"{missing[0]!r} read before it is made", "inputs first, no cycle", place)
     try:
         # An input that is left out has no shape; no rule looks at one that may be.
         shapes = [extents.shapes[name] if name else () for name in node.inputs]
         constants = [extents.constants.get(name) for name in node.inputs]
         made = RULES[node.operator](node, shapes, constants)
     except Unknown as error:
-        raise _refused("shape", error, "shapes that follow from the inputs' and from constants", place) from None
+        raise refused("shape", error, "shapes that follow from the inputs' and from constants", place) from None
     except (IndexError, ValueError, TypeError, ZeroDivisionError, OverflowError, KeyError) as error:
-        raise _refused("shape", f"inputs {shapes}: {error}", "shapes that fit together", place) from None
+        raise refused("shape", f"inputs {shapes}: {error}", "shapes that fit together", place) from None
     fixed = all(name in extents.fixed for name in read)
     if fixed:
         extents.work += work(node, shapes, made)
         if extents.work > MAX_FOLDED_WORK:
             expected = f"at most {MAX_FOLDED_WORK}"
-            raise _refused("work on constants", f"{extents.work} multiplications", expected, place)
+            raise refused("work on constants", f"{extents.work} multiplications", expected, place)
     for name, shape in zip(node.outputs, made, strict=False):
         if name:
             extents.note(name, shape, fixed)
@@ -148,7 +149,7 @@ def _declared(message: memoryview) -> tuple[str, Shape]:
         elif number == onnx_format.VALUE_TYPE:
             shape = [_length(each) for each in _dims(protobuf.payload(value))]
     if None in shape[1:]:
-        raise _refused(f"shape of input {name!r}", "lengths that are free", "none after the first")
+        raise refused(f"shape of input {name!r}", "lengths that are free", "none after the first")
     return name, tuple(FREE if length is None else length for length in shape)
 
 
@@ -168,13 +169,3 @@ def _length(message: memoryview) -> int | None:
     found: Mapping[int, int | memoryview] = dict(protobuf.fields(message))
     length = found.get(onnx_format.DIM_VALUE)
     return None if length is None else protobuf.number(length)
-
-
-def _refused(what: str, found: object, expected: str, where: str | None = None) -> ProgramError:
-    return ProgramError(
-        f"{what} that a program may not have",
-        where=where,
-        found=found,
-        expected=expected,
-        remedy="build the bundle again with fieldkit build, or install a newer fieldkit",
-    )

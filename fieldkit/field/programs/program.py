@@ -138,12 +138,12 @@ class _Found:
             self._check_fields()
             if number in form.once:
                 if number in seen:
-                    raise _refused(f"field of {what} given twice", f"field {number}", "each once")
+                    raise refused(f"field of {what} given twice", f"field {number}", "each once")
                 seen.add(number)
             elif number not in form.repeated:
-                raise _refused(*FORBIDDEN.get((what, number), (f"field of {what}", f"field {number}", "known fields")))
+                raise refused(*FORBIDDEN.get((what, number), (f"field of {what}", f"field {number}", "known fields")))
             if number in form.names and len(protobuf.payload(value)) > MAX_NAME:
-                raise _refused("name", f"{len(protobuf.payload(value))} bytes", f"at most {MAX_NAME}")
+                raise refused("name", f"{len(protobuf.payload(value))} bytes", f"at most {MAX_NAME}")
             yield number, value
 
     def listed(self, packed: memoryview) -> list[int]:
@@ -158,13 +158,13 @@ class _Found:
 
     def _check_fields(self) -> None:
         if self.fields > MAX_FIELDS:
-            raise _refused("number of fields", f"more than {MAX_FIELDS}", f"at most {MAX_FIELDS}")
+            raise refused("number of fields", f"more than {MAX_FIELDS}", f"at most {MAX_FIELDS}")
 
     def count(self, number: int, most: int, what: str) -> None:
         """Count a part of the graph by its field's number."""
         self.parts[number] += 1
         if self.parts[number] > most:
-            raise _refused(f"number of {what}", f"more than {most}", f"at most {most}")
+            raise refused(f"number of {what}", f"more than {most}", f"at most {most}")
 
 
 def check_program(program: bytes, where: str) -> None:
@@ -185,7 +185,7 @@ def read_metadata(model: bytes, where: str) -> dict[str, str]:
         for count, (number, value) in enumerate(protobuf.fields(model)):
             # Models are asked for this before they are checked.
             if count > MAX_FIELDS:
-                raise _refused("number of fields", f"more than {MAX_FIELDS}", f"at most {MAX_FIELDS}")
+                raise refused("number of fields", f"more than {MAX_FIELDS}", f"at most {MAX_FIELDS}")
             if number == MODEL_METADATA:
                 entry = dict(protobuf.fields(protobuf.payload(value)))
                 key, content = (protobuf.text(entry.get(each, memoryview(b""))) for each in (ENTRY_KEY, ENTRY_VALUE))
@@ -205,7 +205,7 @@ def _check_model_field(number: int, value: int | memoryview, found: _Found) -> N
     if number == MODEL_IR:
         found.ir = protobuf.number(value)
         if found.ir > MAX_IR:
-            raise _refused("ONNX IR version", found.ir, f"at most {MAX_IR}")
+            raise refused("ONNX IR version", found.ir, f"at most {MAX_IR}")
     elif number == MODEL_OPSET:
         _check_opset(protobuf.payload(value), found)
     elif number == MODEL_GRAPH:
@@ -217,10 +217,10 @@ def _check_opset(message: memoryview, found: _Found) -> None:
     entry = dict(found.read(message, _OPSET, "an opset"))
     domain = protobuf.text(entry.get(OPSET_DOMAIN, memoryview(b"")))
     if domain not in ONNX_DOMAINS:
-        raise _refused("operator domain", domain, "ai.onnx alone")
+        raise refused("operator domain", domain, "ai.onnx alone")
     found.opset = protobuf.number(entry.get(OPSET_VERSION, 0))
     if found.opset > MAX_OPSET:
-        raise _refused("opset", found.opset, f"at most {MAX_OPSET}")
+        raise refused("opset", found.opset, f"at most {MAX_OPSET}")
 
 
 def _check_graph(message: memoryview, found: _Found) -> None:
@@ -252,11 +252,11 @@ def _check_node(message: memoryview, found: _Found) -> None:
             attributes.append(_check_attribute(protobuf.payload(value), found))
     place = f"node {name!r}" if name else None
     if domain not in ONNX_DOMAINS:
-        raise _refused("operator domain", domain, "ai.onnx alone", place)
+        raise refused("operator domain", domain, "ai.onnx alone", place)
     if operator not in ALLOWED_OPERATORS:
-        raise _refused("operator", operator or "none", "one of the allow-list in docs/program.md", place)
+        raise refused("operator", operator or "none", "one of the allow-list in docs/program.md", place)
     if len(set(attributes)) < len(attributes) or max(arity.values()) > MAX_ARITY:
-        raise _refused("node", "an attribute twice, or too many parts", f"at most {MAX_ARITY} of each", place)
+        raise refused("node", "an attribute twice, or too many parts", f"at most {MAX_ARITY} of each", place)
 
 
 def _check_attribute(message: memoryview, found: _Found) -> str:
@@ -287,11 +287,11 @@ def _check_tensor(message: memoryview, found: _Found) -> None:
             # A value takes at least a byte, and outside of a packed list the one of its key as well.
             given += 1 if isinstance(value, int) else len(value)
         elif number == TENSOR_LOCATION and value != 0:
-            raise _refused("tensors kept in other files", "one", "none")
+            raise refused("tensors kept in other files", "one", "none")
     if kind not in ELEMENT_BYTES or rank > MAX_RANK:
-        raise _refused("tensor", f"type {kind}, rank {rank}", f"a number's type, rank at most {MAX_RANK}")
+        raise refused("tensor", f"type {kind}, rank {rank}", f"a number's type, rank at most {MAX_RANK}")
     if (count * ELEMENT_BYTES[kind] != raw) if raw is not None else count > given:
-        raise _refused("tensor", f"{count} values declared, {raw or given} bytes of them", "all that is declared")
+        raise refused("tensor", f"{count} values declared, {raw or given} bytes of them", "all that is declared")
 
 
 def _check_value(message: memoryview, found: _Found) -> None:
@@ -306,11 +306,11 @@ def _check_value(message: memoryview, found: _Found) -> None:
 def _check_tensor_type(message: memoryview, found: _Found) -> None:
     for number, value in found.read(message, _TENSOR_TYPE, "a tensor's type"):
         if number == TENSOR_TYPE_ELEMENT and protobuf.number(value) not in ELEMENT_BYTES:
-            raise _refused("element type", value, "a number's")
+            raise refused("element type", value, "a number's")
         if number == TENSOR_TYPE_SHAPE:
             dims = [each for _, each in found.read(protobuf.payload(value), _SHAPE, "a shape")]
             if len(dims) > MAX_RANK:
-                raise _refused("rank", len(dims), f"at most {MAX_RANK}")
+                raise refused("rank", len(dims), f"at most {MAX_RANK}")
             for each in dims:
                 tuple(found.read(protobuf.payload(each), _DIM, "a dimension"))
 
@@ -326,7 +326,8 @@ def _check_whole(found: _Found) -> None:
         )
 
 
-def _refused(what: str, found: object, expected: str, where: str | None = None) -> ProgramError:
+def refused(what: str, found: object, expected: str, where: str | None = None) -> ProgramError:
+    """The error for something in a program that may not be there."""
     return ProgramError(
         f"{what} that a program may not have",
         where=where,
