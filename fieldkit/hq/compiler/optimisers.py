@@ -30,14 +30,14 @@ class Optimiser(Protocol):
     """states: the names of what it carries for each parameter, each of the parameter's shape and 0 at first.
 
     trial_rate: a learning rate at which any sound model trains, for parity.
-    share: a usual learning rate, as a share of what SGD with momentum would take.
+    usual_rate: where nobody names one; None takes the method's own, which is for SGD with momentum.
     """
 
     @property
     def trial_rate(self) -> float: ...
 
     @property
-    def share(self) -> float: ...
+    def usual_rate(self) -> float | None: ...
 
     @property
     def states(self) -> tuple[str, ...]: ...
@@ -70,7 +70,7 @@ class Sgd:
     decoupled: bool = False
 
     trial_rate: ClassVar[float] = 0.01
-    share: ClassVar[float] = 1.0
+    usual_rate: ClassVar[float | None] = None
 
     def __post_init__(self) -> None:
         _check("momentum", self.momentum, below=1.0)
@@ -118,7 +118,7 @@ class AdamW:
     weight_decay: float = 0.01
 
     trial_rate: ClassVar[float] = 0.001
-    share: ClassVar[float] = 0.02
+    usual_rate: ClassVar[float | None] = 0.003
 
     def __post_init__(self) -> None:
         _check("beta1", self.beta1, below=1.0)
